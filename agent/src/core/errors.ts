@@ -1,0 +1,77 @@
+/**
+ * The one table of expected failures. A code is stable for ever; `docs/errors.md` lists the same codes (a test keeps
+ * them equal). `retry`: trying the same again later may succeed. `hint`: what a person can do.
+ */
+export const errorTable = {
+  // storage
+  'storage-not-found': { retry: false, hint: 'Check the path; the file or directory is not there.' },
+  'storage-exists': { retry: false, hint: 'Remove or rename the existing file, or choose another path.' },
+  'storage-full': { retry: true, hint: 'Free space on the file system, or lower journal.hardLimitBytes.' },
+  'storage-io': { retry: true, hint: 'The disk reported an error; check the kernel log and the device.' },
+  // network and peers
+  'peer-unreachable': { retry: true, hint: 'Check the address, the firewall and that the peer agent runs.' },
+  'peer-refused': { retry: false, hint: 'Check both certificates and that each site lists the other as a peer.' },
+  'protocol-error': { retry: true, hint: 'The peer sent bytes that the protocol forbids; compare both versions.' },
+  'protocol-version': { retry: false, hint: 'Upgrade the older of the two agents.' },
+  // replication
+  'stale-epoch': { retry: false, hint: 'This source was fenced by a failover; its data is kept. See `tidemark status`.' },
+  'stale-incarnation': { retry: true, hint: 'A newer start of this source agent is known; restart the older one.' },
+  fork: { retry: false, hint: 'Both sides hold history the other lacks; choose one with `tidemark group resolve`.' },
+  gap: { retry: true, hint: 'A sequence is missing; the source resends from the last durable one.' },
+  'durable-regression': { retry: false, hint: 'The target lost data it had called durable; a delta sync repairs it.' },
+  'group-unknown': { retry: false, hint: 'Declare the group on the target agent first.' },
+  'group-exists': { retry: false, hint: 'A group of this name exists with other disks; choose another name.' },
+  'disk-unknown': { retry: false, hint: 'List the disks with `tidemark status --json`.' },
+  'illegal-state': { retry: false, hint: 'See the legal actions for the present state in `tidemark status`.' },
+  // journal, replica, views
+  'journal-corrupt': { retry: false, hint: 'A durable record is damaged; run `tidemark verify`, then a delta sync.' },
+  'journal-full': { retry: true, hint: 'Raise journal.hardLimitBytes, or free pins and views.' },
+  'replica-mismatch': { retry: false, hint: 'Replica bytes do not match their digest; a delta sync repairs them.' },
+  'checkpoint-unknown': { retry: false, hint: 'List the checkpoints with `tidemark checkpoints`.' },
+  'checkpoint-incomplete': { retry: false, hint: 'This checkpoint misses a disk; choose one marked complete.' },
+  'checkpoint-expired': { retry: false, hint: 'Retention removed it meanwhile; choose a newer checkpoint.' },
+  'view-unknown': { retry: false, hint: 'List the open views with `tidemark view list`.' },
+  'view-busy': { retry: true, hint: 'Disconnect the clients of the view first.' },
+  'scratch-full': { retry: true, hint: 'Raise the scratch limit of the view or close it.' },
+  'encryption-key': { retry: false, hint: 'The journal is encrypted; give the key it was written with.' },
+  'format-version': { retry: false, hint: 'Written by a newer Tidemark; upgrade this agent.' },
+  // control
+  'config-invalid': { retry: false, hint: 'Correct the named property of the configuration file.' },
+  'request-invalid': { retry: false, hint: 'Correct the named property of the request.' },
+  'operation-conflict': { retry: false, hint: 'The operation id was used with other arguments; take a new id.' },
+  'operation-running': { retry: true, hint: 'Another operation holds the group; wait for it or cancel it.' },
+  unauthorised: { retry: false, hint: 'Present a certificate that this agent trusts.' },
+  forbidden: { retry: false, hint: 'Use a certificate with the needed role (operator, peer or reader).' },
+  'barrier-broken': { retry: true, hint: 'An agent did not hold in time; the next interval tries again.' },
+  'sync-unavailable': { retry: false, hint: 'The export has no readable source; give `source` for a mirror export.' },
+  'shutting-down': { retry: true, hint: 'The agent is stopping; try again when it is back.' },
+} as const satisfies Record<string, { retry: boolean; hint: string }>;
+
+export type ErrorCode = keyof typeof errorTable;
+
+/** An expected failure: `code` is for programs, `message` says what happened and what it means, `path` names where. */
+export class TidemarkError extends Error {
+  override readonly name = 'TidemarkError';
+  readonly code: ErrorCode;
+  /** The file, or the property path of the input, that the failure is about. */
+  readonly path: string | undefined;
+
+  constructor(code: ErrorCode, message: string, options: { path?: string; cause?: unknown } = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.code = code;
+    this.path = options.path;
+  }
+
+  get retry(): boolean {
+    return errorTable[this.code].retry;
+  }
+
+  get hint(): string {
+    return errorTable[this.code].hint;
+  }
+}
+
+/** True for a {@link TidemarkError}, of the given code when one is named. */
+export function isTidemarkError(error: unknown, code?: ErrorCode): error is TidemarkError {
+  return error instanceof TidemarkError && (code === undefined || error.code === code);
+}
