@@ -1,0 +1,52 @@
+/** What the group's manifest (a record log, see core/record-log.ts) says: everything that data safety rests on. */
+import { z } from 'zod';
+
+const sequence = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER);
+export const positionSchema = z.strictObject({ incarnation: z.number().int().nonnegative(), sequence });
+export const vectorSchema = z.record(z.coerce.number<string>().int(), positionSchema);
+const branch = z.string().regex(/^[0-9a-f]{16}$/);
+
+/** A segment as the manifest lists it; order in the list is journal order. */
+export const segmentEntrySchema = z.strictObject({
+  id: z.number().int().positive(),
+  /** Bytes of entries that count; what lies behind is ignored. */
+  validBytes: z.number().int().nonnegative(),
+  recordCount: z.number().int().nonnegative(),
+  first: vectorSchema,
+  last: vectorSchema,
+});
+
+export const manifestRecordSchema = z.discriminatedUnion('type', [
+  /** First record. */
+  z.strictObject({ type: z.literal('group'), name: z.string(), formatVersion: z.literal(1), uuid: z.string(), createdMs: z.number(), keyCheck: z.string().optional() }),
+  z.strictObject({ type: z.literal('disk'), index: z.number().int(), name: z.string(), sizeBytes: z.number().int(), stream: z.number().int(), removed: z.boolean() }),
+  z.strictObject({ type: z.literal('stream'), index: z.number().int(), name: z.string() }),
+  /** A start of a source agent; durable before its first block is taken. */
+  z.strictObject({ type: z.literal('incarnation'), stream: z.number().int(), incarnation: z.number().int(), nonce: z.string(), epoch: z.number().int() }),
+  z.strictObject({ type: z.literal('epoch'), epoch: z.number().int(), branch, parentBranch: branch.optional(), checkpoint: z.string().optional(), holder: z.enum(['source', 'target']), reason: z.string(), wallMs: z.number() }),
+  /** A segment was begun: its file is in the directory (directory synced). */
+  z.strictObject({ type: z.literal('segment-open'), id: z.number().int().positive() }),
+  /** The segment will not grow any more. */
+  z.strictObject({ type: z.literal('segment-sealed'), segment: segmentEntrySchema }),
+  /** Compaction and promotion: `removed` leave the list, `added` take the place of the first removed. */
+  z.strictObject({ type: z.literal('segments-replaced'), removed: z.array(z.number().int()), added: z.array(segmentEntrySchema) }),
+  /** The replica is about to be changed up to this cut: its digests of the touched chunks mean nothing until `promoted`. */
+  z.strictObject({ type: z.literal('promoting'), through: vectorSchema, checkpoint: z.string() }),
+  z.strictObject({ type: z.literal('promoted'), through: vectorSchema, checkpoint: z.string() }),
+  /** Verdict over a barrier checkpoint of several streams. */
+  z.strictObject({ type: z.literal('barrier'), checkpoint: z.string(), barrier: z.string(), vector: vectorSchema }),
+  z.strictObject({ type: z.literal('pin'), id: z.string(), checkpoint: z.string(), reason: z.string(), removed: z.boolean() }),
+  z.strictObject({ type: z.literal('view'), id: z.string(), checkpoint: z.string(), purpose: z.enum(['drill', 'browse', 'production', 'named']), scratchLimitBytes: z.number().int(), label: z.string().optional(), removed: z.boolean() }),
+  /** One durable step of an operation; the newest of an id is its state. */
+  z.strictObject({ type: z.literal('operation'), id: z.string(), kind: z.string(), step: z.string(), arguments: z.record(z.string(), z.unknown()), result: z.record(z.string(), z.unknown()).optional(), wallMs: z.number() }),
+  z.strictObject({ type: z.literal('state'), state: z.enum(['protecting', 'failed-over', 'committing', 'committed']) }),
+  z.strictObject({ type: z.literal('settings'), settings: z.record(z.string(), z.unknown()) }),
+]);
+export type ManifestRecord = z.infer<typeof manifestRecordSchema>;
+export type SegmentEntry = z.infer<typeof segmentEntrySchema>;
+
+/** The part of the manifest that the journal writes and reads; the group implements it over its record log. */
+export interface ManifestLog {
+  /** Resolves when the record is durable; records become durable in call order. A rejection poisons the manifest. */
+  append(record: ManifestRecord): Promise<void>;
+}
