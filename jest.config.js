@@ -1,6 +1,6 @@
 /**
  * One project for each kind of test, so that `npm run jest -- --selectProjects unit` runs one of them.
- * TypeScript is transformed by swc and stays ESM; the machine-independent order comes from the sequencer.
+ * TypeScript is transformed by esbuild and stays ESM; the machine-independent order comes from the sequencer.
  */
 const folders = ['unit', 'contract', 'formats', 'sim', 'clients', 'e2e', 'components'];
 
@@ -10,16 +10,7 @@ const shared = {
   resolver: '<rootDir>/scripts/jest/resolver.cjs',
   globalSetup: '<rootDir>/scripts/jest/workers.mjs',
   modulePathIgnorePatterns: ['<rootDir>/dist/'],
-  transform: {
-    '^.+\\.ts$': [
-      '@swc/jest',
-      {
-        jsc: { parser: { syntax: 'typescript', decorators: true }, target: 'es2024' },
-        module: { type: 'es6' },
-        sourceMaps: 'inline',
-      },
-    ],
-  },
+  transform: { '^.+\\.ts$': '<rootDir>/scripts/jest/transform.mjs' },
 };
 
 export default {
