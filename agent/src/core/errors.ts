@@ -14,7 +14,10 @@ export const errorTable = {
   'protocol-error': { retry: true, hint: 'The peer sent bytes that the protocol forbids; compare both versions.' },
   'protocol-version': { retry: false, hint: 'Upgrade the older of the two agents.' },
   // replication
-  'stale-epoch': { retry: false, hint: 'This source was fenced by a failover; its data is kept. See `tidemark status`.' },
+  'stale-epoch': {
+    retry: false,
+    hint: 'This source was fenced by a failover; its data is kept. See `tidemark status`.',
+  },
   'stale-incarnation': { retry: true, hint: 'A newer start of this source agent is known; restart the older one.' },
   fork: { retry: false, hint: 'Both sides hold history the other lacks; choose one with `tidemark group resolve`.' },
   gap: { retry: true, hint: 'A sequence is missing; the source resends from the last durable one.' },
@@ -40,6 +43,15 @@ export const errorTable = {
   'request-invalid': { retry: false, hint: 'Correct the named property of the request.' },
   'operation-conflict': { retry: false, hint: 'The operation id was used with other arguments; take a new id.' },
   'operation-running': { retry: true, hint: 'Another operation holds the group; wait for it or cancel it.' },
+  'operation-unknown': { retry: false, hint: 'List the operations with `tidemark operations`.' },
+  'stale-revision': {
+    retry: false,
+    hint: 'The policy changed meanwhile; read the group again (pulumi refresh), then decide.',
+  },
+  'route-unknown': { retry: false, hint: 'Check the address and that client and agent have the same version.' },
+  overloaded: { retry: true, hint: 'Too many requests or event streams at once; wait a little.' },
+  'timed-out': { retry: true, hint: 'It took longer than the limit of this request and may still go on; look again.' },
+  internal: { retry: false, hint: 'This is a bug in Tidemark; please report it with the log of the agent.' },
   unauthorised: { retry: false, hint: 'Present a certificate that this agent trusts.' },
   forbidden: { retry: false, hint: 'Use a certificate with the needed role (operator, peer or reader).' },
   'barrier-broken': { retry: true, hint: 'An agent did not hold in time; the next interval tries again.' },

@@ -1,0 +1,143 @@
+/**
+ * Operations: what changes a group's life. The caller gives the id: the same id with the same request is the same
+ * operation (its present state is answered), with another request it is `operation-conflict`. Kept in the group's
+ * manifest, so that they resume after a kill and a lost database forgets none.
+ */
+import { z } from 'zod';
+import { checkpointSelectorSchema } from './checkpoint-schemas.js';
+import { apiErrorSchema } from './error-schema.js';
+import { bytesSchema, countSchema, nameSchema, operationIdSchema, secondsSchema, timeMsSchema } from './scalars.js';
+
+/** What the caller believed; the agent refuses with `stale-epoch` / `stale-revision` when it is not so any more. */
+export const expectationSchema = z.strictObject({
+  epoch: countSchema.optional(),
+  policyRevision: countSchema.optional(),
+});
+export type Expectation = z.infer<typeof expectationSchema>;
+
+const absolutePath = z
+  .string()
+  .max(4096)
+  .regex(/^\/[^\0]*$/, 'an absolute path on the agent host');
+
+function request<Kind extends string, Arguments extends z.ZodObject>(kind: Kind, args: Arguments) {
+  return z.strictObject({
+    kind: z.literal(kind),
+    group: nameSchema,
+    expect: expectationSchema.optional(),
+    arguments: args,
+  });
+}
+
+const none = z.strictObject({});
+
+export const operationRequestSchema = z.discriminatedUnion('kind', [
+  request(
+    'failover',
+    z.strictObject({
+      at: checkpointSelectorSchema.default({ by: 'latest' }),
+      sourceMayBeAlive: z
+        .boolean()
+        .default(false)
+        .describe('Go on although the source was not confirmed to be stopped'),
+      maxDataLossSeconds: secondsSchema.optional().describe('Refuse when more would be lost at execution'),
+    }),
+  ),
+  request(
+    'rollback',
+    z.strictObject({
+      keepHours: z.number().min(0).max(8760).default(168).describe('Hours that scratch stays as a named point'),
+    }),
+  ),
+  request('commit', none),
+  request(
+    'resolve-fork',
+    z.strictObject({
+      keep: z.enum(['source', 'target']),
+      branch: z
+        .string()
+        .regex(/^[0-9a-f]{16}$/)
+        .optional(),
+    }),
+  ),
+  request('pin', z.strictObject({ pin: nameSchema, at: checkpointSelectorSchema, reason: z.string().min(1).max(256) })),
+  request('unpin', z.strictObject({ pin: nameSchema })),
+  request(
+    'verify',
+    z.strictObject({
+      journal: z.boolean().default(true),
+      replica: z.boolean().default(true),
+      at: checkpointSelectorSchema.optional(),
+    }),
+  ),
+  request('sync', z.strictObject({ disks: z.array(nameSchema).max(256).optional().describe('Default: all') })),
+  request(
+    'export',
+    z.strictObject({
+      at: checkpointSelectorSchema.default({ by: 'latest' }),
+      format: z.enum(['raw', 'qcow2']),
+      directory: absolutePath.describe(
+        'Existing directory on the agent host; one file for each disk, never overwritten',
+      ),
+      disks: z.array(nameSchema).max(256).optional(),
+    }),
+  ),
+  /** Remakes the catalogue (an index) from the group's manifest and journal. */
+  request('rebuild', none),
+  /** Takes the journal directory of a dead appliance over as the group of that name. */
+  request('adopt', z.strictObject({ directory: absolutePath, encryptionKeyFile: absolutePath.optional() })),
+]);
+export type OperationRequest = z.infer<typeof operationRequestSchema>;
+export type OperationKind = OperationRequest['kind'];
+export const operationKinds = operationRequestSchema.options.map(
+  (option) => option.shape.kind.value,
+) as OperationKind[];
+export const operationKindSchema = z.enum(operationKinds as [OperationKind, ...OperationKind[]]);
+
+export const operationStateSchema = z.enum(['running', 'succeeded', 'failed', 'cancelled']);
+
+export const progressSchema = z.object({
+  doneBytes: bytesSchema,
+  totalBytes: bytesSchema,
+  bytesPerSecond: z.number().nonnegative(),
+  secondsLeft: z.number().nonnegative().nullable().describe('null: cannot be told yet'),
+});
+export type Progress = z.infer<typeof progressSchema>;
+
+export const operationSchema = z.object({
+  id: operationIdSchema,
+  kind: operationKindSchema,
+  group: nameSchema,
+  arguments: z.record(z.string(), z.unknown()),
+  state: operationStateSchema,
+  step: z.string().describe('The step it is at, or ended with'),
+  revision: countSchema.describe('Grows with every change of this operation; for waiting'),
+  progress: progressSchema.nullable(),
+  startedMs: timeMsSchema,
+  finishedMs: timeMsSchema.nullable(),
+  drivenBy: z.string().describe('Certificate name of the caller'),
+  result: z.record(z.string(), z.unknown()).nullable(),
+  error: apiErrorSchema.nullable(),
+});
+export type Operation = z.infer<typeof operationSchema>;
+
+export const operationQuerySchema = z.strictObject({
+  group: nameSchema.optional(),
+  kind: operationKindSchema.optional(),
+  state: operationStateSchema.optional(),
+  limit: z.coerce.number().int().min(1).max(1000).default(100),
+  before: operationIdSchema.optional().describe('`next` of the page before'),
+});
+export type OperationQuery = z.infer<typeof operationQuerySchema>;
+
+export const operationPageSchema = z.object({
+  operations: z.array(operationSchema),
+  next: operationIdSchema.nullable(),
+});
+export type OperationPage = z.infer<typeof operationPageSchema>;
+
+/** Answers at once when the operation has ended or its revision is above `afterRevision`. */
+export const operationWaitSchema = z.strictObject({
+  afterRevision: z.coerce.number().int().nonnegative().optional(),
+  waitSeconds: z.coerce.number().min(0).max(30).default(0),
+});
