@@ -6,7 +6,6 @@ import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import * as fs from 'node:fs';
 import { join } from 'node:path';
-import { inject } from 'postject';
 import { bundleSelfContained, root, workerEntries, workerName } from './lib/bundle.ts';
 import { describeVersion } from './lib/version.ts';
 
@@ -34,12 +33,12 @@ const key = hash.digest('hex');
 if (fs.existsSync(executable) && fs.existsSync(keyFile) && fs.readFileSync(keyFile, 'utf8') === key) {
   console.log(`dist/tidemark ${version} is up to date`);
 } else {
-  await assemble();
+  assemble();
   console.log(`dist/tidemark ${version} built (Node ${process.versions.node} inside)`);
 }
 
 /** Writes beside the old executable and renames, so that a running or concurrent build never sees half a file. */
-async function assemble(): Promise<void> {
+function assemble(): void {
   fs.mkdirSync(join(root, 'dist'), { recursive: true });
   const work = fs.mkdtempSync(join(root, 'dist', 'sea-'));
   try {
@@ -53,15 +52,21 @@ async function assemble(): Promise<void> {
       assets: Object.fromEntries(assets) as Record<string, string>,
     };
     fs.writeFileSync(join(work, 'config.json'), JSON.stringify(config));
-    execFileSync(process.execPath, ['--experimental-sea-config', join(work, 'config.json')], { stdio: 'pipe' });
+    runNode('--experimental-sea-config', join(work, 'config.json'));
 
     const built = join(work, 'tidemark');
     fs.copyFileSync(process.execPath, built);
     fs.chmodSync(built, 0o755);
-    await inject(built, 'NODE_SEA_BLOB', fs.readFileSync(config.output), { sentinelFuse });
+    const postject = join(root, 'node_modules', 'postject', 'dist', 'cli.js');
+    runNode(postject, built, 'NODE_SEA_BLOB', config.output, '--sentinel-fuse', sentinelFuse);
     fs.renameSync(built, executable);
     fs.writeFileSync(keyFile, key);
   } finally {
     fs.rmSync(work, { recursive: true, force: true });
   }
+}
+
+/** Shows what the tool said only when it fails: postject warns about ELF notes that are none of our business. */
+function runNode(...args: string[]): void {
+  execFileSync(process.execPath, args, { stdio: 'pipe' });
 }

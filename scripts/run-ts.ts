@@ -1,12 +1,12 @@
 /**
  * Runs a TypeScript entry on the pinned Node: `node scripts/run-ts.ts ENTRY [ARGS…]`.
- * Our code is bundled to dist/run/ with a source map, packages come from node_modules. Signals and the exit code pass
+ * Our code is bundled to dist/run/PID/ with a source map, packages come from node_modules. Signals and the exit code pass
  * through. `import.meta.url` inside is that of the bundle: find files of the checkout from `TIDEMARK_ROOT`.
  */
 import { spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { constants } from 'node:os';
-import { join, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { bundleTool, bundleWorkers, root, workerDir } from './lib/bundle.ts';
 
 const [entry, ...args] = process.argv.slice(2);
@@ -15,7 +15,9 @@ if (entry === undefined || !existsSync(resolve(root, entry))) {
   process.exit(2);
 }
 
-const outfile = join(root, 'dist', 'run', entry.replace(/\.ts$/, '.mjs').replaceAll(/[\\/]/g, '-'));
+const runDir = join(root, 'dist', 'run', String(process.pid));
+const outfile = join(runDir, basename(entry).replace(/\.ts$/, '.mjs'));
+process.on('exit', () => rmSync(runDir, { recursive: true, force: true }));
 await Promise.all([bundleTool(resolve(root, entry), outfile), bundleWorkers()]);
 
 const nodeArgs = ['--enable-source-maps', '--expose-gc', '--disable-warning=ExperimentalWarning'];

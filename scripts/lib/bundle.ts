@@ -1,5 +1,5 @@
 /** How every piece of TypeScript here becomes JavaScript: esbuild, one set of options for agent, workers and tools. */
-import { globSync } from 'node:fs';
+import { globSync, mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { build, type BuildOptions } from 'esbuild';
 
@@ -30,7 +30,6 @@ export async function bundleSelfContained(entry: string, define: Record<string, 
     format: 'cjs',
     write: false,
     logLevel: 'warning',
-    keepNames: true,
     legalComments: 'none',
     define: { 'import.meta.url': '__moduleUrl', ...define },
     banner: { js: "const __moduleUrl = require('node:url').pathToFileURL(process.execPath).href;" },
@@ -38,17 +37,21 @@ export async function bundleSelfContained(entry: string, define: Record<string, 
   return result.outputFiles[0]!.text;
 }
 
-/** Bundles every worker thread to `workerDir`. */
+/** Bundles every worker thread to `workerDir`, by renames: whoever runs at the same time sees whole files. */
 export async function bundleWorkers(): Promise<void> {
+  mkdirSync(workerDir, { recursive: true });
   for (const entry of workerEntries()) {
-    await build({
+    const result = await build({
       ...nodeOptions,
       entryPoints: [entry],
       format: 'cjs',
-      outfile: join(workerDir, workerName(entry)),
+      write: false,
       sourcemap: 'inline',
       logLevel: 'warning',
     });
+    const path = join(workerDir, workerName(entry));
+    writeFileSync(`${path}.${process.pid}`, result.outputFiles[0]!.text);
+    renameSync(`${path}.${process.pid}`, path);
   }
 }
 
