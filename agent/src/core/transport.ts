@@ -28,3 +28,12 @@ export interface Dialer {
   /** Throws TidemarkError `peer-unreachable` or `peer-refused`. `address` is host:port. */
   dial(address: string, signal: AbortSignal): Promise<Connection>;
 }
+
+export interface Listener {
+  /** host:port that peers dial; the port is the real one when 0 was asked for. */
+  readonly address: string;
+  /** Called once for each connection whose handshake succeeded. Set once, before a peer can be accepted. */
+  onConnection(handler: (connection: Connection) => void): void;
+  /** Stops accepting and closes what it accepted. Idempotent. */
+  close(): Promise<void>;
+}
