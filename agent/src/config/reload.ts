@@ -1,0 +1,83 @@
+/**
+ * What a reload (SIGHUP) may change while the agent runs. A plan is all or nothing: with one refused property nothing
+ * is applied, and the agent goes on with the old configuration.
+ */
+import { canonicalJson } from '../service/same-request.js';
+import type { AgentConfig } from './schema.js';
+
+/** Paths of the changed properties. */
+export interface ReloadPlan {
+  readonly live: readonly string[];
+  readonly refused: readonly { readonly path: string; readonly reason: string }[];
+}
+
+const restart = 'needs a restart of the agent';
+/** Whole properties that change live. */
+const liveProperties = ['access', 'peers', 'throttle', 'log', 'drainSeconds'] as const;
+const restartProperties = ['site', 'agent', 'dataDirectory', 'listen', 'buffers'] as const;
+
+export function planReload(before: AgentConfig, after: AgentConfig): ReloadPlan {
+  const live: string[] = [];
+  const refused: { path: string; reason: string }[] = [];
+  const refuse = (path: string, reason: string): void => void refused.push({ path, reason });
+
+  for (const property of liveProperties) if (!equal(before[property], after[property])) live.push(property);
+  for (const property of restartProperties) if (!equal(before[property], after[property])) refuse(property, restart);
+  // The files are read again on every reload (renewed certificates); their names may change too.
+  if (!equal(before.tls, after.tls)) live.push('tls');
+
+  planGroups(
+    before.sourceGroups,
+    after.sourceGroups,
+    'sourceGroups',
+    ['checkpointIntervalSeconds', 'targets'],
+    live,
+    refuse,
+  );
+  planGroups(
+    before.targetGroups,
+    after.targetGroups,
+    'targetGroups',
+    ['checkpointIntervalSeconds', 'history'],
+    live,
+    refuse,
+  );
+  return { live, refused };
+}
+
+type Group = { readonly name: string } & Readonly<Record<string, unknown>>;
+
+/** New groups and the named properties change live; removal and all else is refused. */
+function planGroups(
+  before: readonly Group[],
+  after: readonly Group[],
+  list: string,
+  liveKeys: readonly string[],
+  live: string[],
+  refuse: (path: string, reason: string) => void,
+): void {
+  for (const [index, group] of after.entries()) {
+    const path = `${list}[${index}]`;
+    const old = before.find((other) => other.name === group.name);
+    if (old === undefined) {
+      live.push(path);
+      continue;
+    }
+    for (const key of new Set([...Object.keys(old), ...Object.keys(group)])) {
+      if (equal(old[key], group[key])) continue;
+      if (liveKeys.includes(key)) live.push(`${path}.${key}`);
+      else
+        refuse(`${path}.${key}`, key === 'encryptionKeyFile' ? 'a group keeps the key it was written with' : restart);
+    }
+  }
+  for (const [index, old] of before.entries())
+    if (!after.some((group) => group.name === old.name))
+      refuse(
+        `${list}[${index}]`,
+        `${old.name} is missing; a group is removed by \`tidemark group remove\`, never by leaving it out`,
+      );
+}
+
+function equal(a: unknown, b: unknown): boolean {
+  return canonicalJson(a) === canonicalJson(b);
+}

@@ -1,0 +1,83 @@
+/** Source groups of the configuration: which disks are captured, and where they go. */
+import { z } from 'zod';
+import { diskSizeSchema, intervalSchema } from '../service/group-spec.js';
+import { addressSchema, nameSchema } from '../service/scalars.js';
+
+const nbdUri = z.string().regex(/^nbds?(\+unix)?:\/\/\S+$/, 'an NBD URI, e.g. nbd+unix:///export?socket=/run/x.sock');
+const absoluteFile = z
+  .string()
+  .max(4096)
+  .regex(/^\/[^\0]*$/, 'an absolute path');
+const exportName = z
+  .string()
+  .regex(/^[\x21-\x7e]{1,255}$/, 'an export name has 1 to 255 printable characters without spaces')
+  .optional()
+  .describe('Name of the NBD export. Default: GROUP/DISK');
+
+const mirrorDisk = z.strictObject({
+  kind: z.literal('mirror'),
+  name: nameSchema,
+  sizeBytes: diskSizeSchema,
+  source: z
+    .union([nbdUri, absoluteFile])
+    .optional()
+    .describe(
+      'NBD URI or raw file where the agent reads the disk for a sync; without it a sync is refused (sync-unavailable)',
+    ),
+  exportName,
+});
+
+const inPathDisk = z.strictObject({
+  kind: z.literal('in-path'),
+  name: nameSchema,
+  file: absoluteFile.optional().describe('Raw file or block device that is served'),
+  upstream: nbdUri.optional().describe('NBD export that is served'),
+  sizeBytes: diskSizeSchema.optional().describe('Default: the size of the file or of the upstream export'),
+  exportName,
+});
+
+export const sourceDiskSchema = z
+  .discriminatedUnion('kind', [mirrorDisk, inPathDisk])
+  .superRefine((disk, context) => {
+    if (disk.kind !== 'in-path') return;
+    if (disk.file === undefined && disk.upstream === undefined)
+      context.addIssue({ code: 'custom', path: ['file'], message: 'an in-path disk needs file or upstream' });
+    if (disk.file !== undefined && disk.upstream !== undefined)
+      context.addIssue({ code: 'custom', path: ['upstream'], message: 'give file or upstream, not both' });
+  })
+  .describe('mirror: a hypervisor mirrors into the export. in-path: the disk is served through the agent');
+export type SourceDiskConfig = z.infer<typeof sourceDiskSchema>;
+
+export const sourceGroupSchema = z
+  .strictObject({
+    name: nameSchema,
+    targets: z
+      .array(
+        z.strictObject({
+          peer: nameSchema,
+          address: addressSchema.optional().describe('Default: the address of that peer'),
+        }),
+      )
+      .min(1)
+      .max(8)
+      .describe('Target agents; each gets the whole group'),
+    checkpointIntervalSeconds: intervalSchema,
+    disks: z.array(sourceDiskSchema).min(1).max(256),
+  })
+  .superRefine((group, context) => {
+    for (const [index, disk] of group.disks.entries())
+      if (group.disks.findIndex((other) => other.name === disk.name) < index)
+        context.addIssue({
+          code: 'custom',
+          path: ['disks', index, 'name'],
+          message: `another disk is named ${disk.name}`,
+        });
+    for (const [index, target] of group.targets.entries())
+      if (group.targets.findIndex((other) => other.peer === target.peer) < index)
+        context.addIssue({
+          code: 'custom',
+          path: ['targets', index, 'peer'],
+          message: `${target.peer} is listed twice`,
+        });
+  });
+export type SourceGroupConfig = z.infer<typeof sourceGroupSchema>;
