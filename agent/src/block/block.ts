@@ -166,7 +166,11 @@ export function encodeHeader(input: BlockInput, table: Uint8Array, body: readonl
 }
 
 /** Encodes a whole block into one buffer. */
-export function encodeBlock(input: BlockInput, records: readonly BlockRecord[], body: readonly Uint8Array[]): Uint8Array {
+export function encodeBlock(
+  input: BlockInput,
+  records: readonly BlockRecord[],
+  body: readonly Uint8Array[],
+): Uint8Array {
   const table = encodeTable(records, input.firstSequence);
   const header = encodeHeader(input, table, body);
   return Buffer.concat([header, table, ...body]);

@@ -90,7 +90,11 @@ export interface Journal {
    * bytes only it needed. Sync ranges stay atomic. Bounded work a call (`segmentCountMax` sealed segments); returns
    * what was done, undefined when nothing was worth it.
    */
-  compact(request: { keep: ReadonlySet<string>; through: Vector; segmentCountMax: number }): Promise<{ bytesBefore: number; bytesAfter: number; marksRemoved: string[] } | undefined>;
+  compact(request: {
+    keep: ReadonlySet<string>;
+    through: Vector;
+    segmentCountMax: number;
+  }): Promise<{ bytesBefore: number; bytesAfter: number; marksRemoved: string[] } | undefined>;
   /** Merges index runs and does other upkeep; bounded work a call; true when there is more. */
   maintain(): Promise<boolean>;
   /** Reads every byte and checks every checksum; progress by `onProgress(doneBytes, totalBytes)`. */

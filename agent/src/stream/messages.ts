@@ -76,7 +76,13 @@ export const welcomeSchema = z.strictObject({
    * Per disk: its index at the target and what it needs before it counts in a checkpoint. `initial`: the replica is
    * empty, `base` records; `delta`: digests. Given for a new incarnation; `none` when it is resumed.
    */
-  disks: z.array(z.strictObject({ name, index: z.number().int().nonnegative().max(65_535), sync: z.enum(['none', 'initial', 'delta']) })),
+  disks: z.array(
+    z.strictObject({
+      name,
+      index: z.number().int().nonnegative().max(65_535),
+      sync: z.enum(['none', 'initial', 'delta']),
+    }),
+  ),
   wallMs: z.number(),
 });
 export type Welcome = z.infer<typeof welcomeSchema>;

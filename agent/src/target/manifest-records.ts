@@ -6,6 +6,21 @@ export const positionSchema = z.strictObject({ incarnation: z.number().int().non
 export const vectorSchema = z.record(z.coerce.number<string>().int(), positionSchema);
 const branch = z.string().regex(/^[0-9a-f]{16}$/);
 
+/** A checkpoint as people see it, kept where its mark has left the journal. */
+export const checkpointSchema = z.strictObject({
+  id: z.string(),
+  kind: z.enum(['crash', 'application', 'tagged']),
+  label: z.string().optional(),
+  sourceTimeMs: z.number(),
+  /** No disk of the group was missing. Only complete ones are failed over to unless asked for by id. */
+  complete: z.boolean(),
+  disksMissing: z.array(z.number().int()),
+  epoch: z.number().int(),
+  vector: vectorSchema,
+  attributes: z.record(z.string(), z.unknown()).optional(),
+});
+export type Checkpoint = z.infer<typeof checkpointSchema>;
+
 /** A segment as the manifest lists it; order in the list is journal order. */
 export const segmentEntrySchema = z.strictObject({
   id: z.number().int().positive(),
@@ -18,27 +33,82 @@ export const segmentEntrySchema = z.strictObject({
 
 export const manifestRecordSchema = z.discriminatedUnion('type', [
   /** First record. */
-  z.strictObject({ type: z.literal('group'), name: z.string(), formatVersion: z.literal(1), uuid: z.string(), createdMs: z.number(), keyCheck: z.string().optional() }),
-  z.strictObject({ type: z.literal('disk'), index: z.number().int(), name: z.string(), sizeBytes: z.number().int(), stream: z.number().int(), removed: z.boolean() }),
+  z.strictObject({
+    type: z.literal('group'),
+    name: z.string(),
+    formatVersion: z.literal(1),
+    uuid: z.string(),
+    createdMs: z.number(),
+    keyCheck: z.string().optional(),
+  }),
+  z.strictObject({
+    type: z.literal('disk'),
+    index: z.number().int(),
+    name: z.string(),
+    sizeBytes: z.number().int(),
+    stream: z.number().int(),
+    removed: z.boolean(),
+  }),
   z.strictObject({ type: z.literal('stream'), index: z.number().int(), name: z.string() }),
   /** A start of a source agent; durable before its first block is taken. */
-  z.strictObject({ type: z.literal('incarnation'), stream: z.number().int(), incarnation: z.number().int(), nonce: z.string(), epoch: z.number().int() }),
-  z.strictObject({ type: z.literal('epoch'), epoch: z.number().int(), branch, parentBranch: branch.optional(), checkpoint: z.string().optional(), holder: z.enum(['source', 'target']), reason: z.string(), wallMs: z.number() }),
+  z.strictObject({
+    type: z.literal('incarnation'),
+    stream: z.number().int(),
+    incarnation: z.number().int(),
+    nonce: z.string(),
+    epoch: z.number().int(),
+  }),
+  z.strictObject({
+    type: z.literal('epoch'),
+    epoch: z.number().int(),
+    branch,
+    parentBranch: branch.optional(),
+    checkpoint: z.string().optional(),
+    holder: z.enum(['source', 'target']),
+    reason: z.string(),
+    wallMs: z.number(),
+  }),
   /** A segment was begun: its file is in the directory (directory synced). */
   z.strictObject({ type: z.literal('segment-open'), id: z.number().int().positive() }),
   /** The segment will not grow any more. */
   z.strictObject({ type: z.literal('segment-sealed'), segment: segmentEntrySchema }),
   /** Compaction and promotion: `removed` leave the list, `added` take the place of the first removed. */
-  z.strictObject({ type: z.literal('segments-replaced'), removed: z.array(z.number().int()), added: z.array(segmentEntrySchema) }),
+  z.strictObject({
+    type: z.literal('segments-replaced'),
+    removed: z.array(z.number().int()),
+    added: z.array(segmentEntrySchema),
+  }),
   /** The replica is about to be changed up to this cut: its digests of the touched chunks mean nothing until `promoted`. */
-  z.strictObject({ type: z.literal('promoting'), through: vectorSchema, checkpoint: z.string() }),
-  z.strictObject({ type: z.literal('promoted'), through: vectorSchema, checkpoint: z.string() }),
+  z.strictObject({ type: z.literal('promoting'), through: vectorSchema, checkpoint: checkpointSchema }),
+  z.strictObject({ type: z.literal('promoted'), through: vectorSchema, checkpoint: checkpointSchema }),
   /** Verdict over a barrier checkpoint of several streams. */
   z.strictObject({ type: z.literal('barrier'), checkpoint: z.string(), barrier: z.string(), vector: vectorSchema }),
-  z.strictObject({ type: z.literal('pin'), id: z.string(), checkpoint: z.string(), reason: z.string(), removed: z.boolean() }),
-  z.strictObject({ type: z.literal('view'), id: z.string(), checkpoint: z.string(), purpose: z.enum(['drill', 'browse', 'production', 'named']), scratchLimitBytes: z.number().int(), label: z.string().optional(), removed: z.boolean() }),
+  z.strictObject({
+    type: z.literal('pin'),
+    id: z.string(),
+    checkpoint: z.string(),
+    reason: z.string(),
+    removed: z.boolean(),
+  }),
+  z.strictObject({
+    type: z.literal('view'),
+    id: z.string(),
+    checkpoint: z.string(),
+    purpose: z.enum(['drill', 'browse', 'production', 'named']),
+    scratchLimitBytes: z.number().int(),
+    label: z.string().optional(),
+    removed: z.boolean(),
+  }),
   /** One durable step of an operation; the newest of an id is its state. */
-  z.strictObject({ type: z.literal('operation'), id: z.string(), kind: z.string(), step: z.string(), arguments: z.record(z.string(), z.unknown()), result: z.record(z.string(), z.unknown()).optional(), wallMs: z.number() }),
+  z.strictObject({
+    type: z.literal('operation'),
+    id: z.string(),
+    kind: z.string(),
+    step: z.string(),
+    arguments: z.record(z.string(), z.unknown()),
+    result: z.record(z.string(), z.unknown()).optional(),
+    wallMs: z.number(),
+  }),
   z.strictObject({ type: z.literal('state'), state: z.enum(['protecting', 'failed-over', 'committing', 'committed']) }),
   z.strictObject({ type: z.literal('settings'), settings: z.record(z.string(), z.unknown()) }),
 ]);

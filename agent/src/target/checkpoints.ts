@@ -1,0 +1,93 @@
+/** The checkpoints that can be recovered now, derived from the journal's durable marks and the manifest. */
+import { TidemarkError } from '../core/errors.js';
+import type { JournalMark } from '../journal/types.js';
+import { isVectorWithin, type Vector } from '../journal/position.js';
+import type { Checkpoint } from './manifest-records.js';
+import type { ManifestState } from './manifest.js';
+
+/** How a person names a checkpoint. `timeMs`: the newest complete one not after that moment. */
+export type CheckpointSelector =
+  | { readonly by: 'latest' }
+  | { readonly by: 'latest-application' }
+  | { readonly by: 'id'; readonly id: string }
+  | { readonly by: 'time'; readonly timeMs: number }
+  | { readonly by: 'label'; readonly label: string };
+
+/**
+ * All checkpoints in journal order, the promoted one first. In a group of several streams a mark counts only when every
+ * stream's mark of the same barrier is durable and the coordinator's verdict is in the manifest (design rule 2).
+ */
+export function listCheckpoints(marks: readonly JournalMark[], state: ManifestState): Checkpoint[] {
+  const list: Checkpoint[] = [];
+  const base = state.promoted;
+  if (base !== undefined) list.push(base.checkpoint);
+  const afterBase = (vector: Vector): boolean => base === undefined || !isVectorWithin(vector, base.through);
+  const disks = [...state.disks.values()];
+  const groups = new Map<string, JournalMark[]>();
+  for (const found of marks) {
+    const together = groups.get(found.mark.id);
+    if (together === undefined) groups.set(found.mark.id, [found]);
+    else together.push(found);
+  }
+  for (const [id, together] of groups) {
+    const first = together[0] as JournalMark;
+    const vector: Record<number, { incarnation: number; sequence: number }> = {};
+    for (const { stream, incarnation, sequence } of together) vector[stream] = { incarnation, sequence };
+    if (first.mark.barrier !== undefined && !isVerdictComplete(id, together, state)) continue;
+    if (!afterBase(vector)) continue;
+    const missing = new Set(together.flatMap(({ mark }) => [...mark.disksMissing]));
+    for (const disk of disks) if (vector[disk.stream] === undefined) missing.add(disk.index);
+    list.push({
+      id,
+      kind: first.mark.kind,
+      ...(first.mark.label === undefined ? {} : { label: first.mark.label }),
+      sourceTimeMs: Math.max(...together.map(({ mark }) => mark.sourceTimeMs)),
+      complete: missing.size === 0,
+      disksMissing: [...missing].sort((a, b) => a - b),
+      epoch: first.epoch,
+      vector,
+      ...(first.mark.attributes === undefined ? {} : { attributes: { ...first.mark.attributes } }),
+    });
+  }
+  return list;
+}
+
+function isVerdictComplete(id: string, together: readonly JournalMark[], state: ManifestState): boolean {
+  const verdict = state.barriers.get(id);
+  if (verdict === undefined) return false;
+  return Object.entries(verdict.vector).every(([stream, position]) =>
+    together.some(
+      (found) =>
+        found.stream === Number(stream) &&
+        found.incarnation === position.incarnation &&
+        found.sequence === position.sequence &&
+        found.mark.barrier === verdict.barrier,
+    ),
+  );
+}
+
+/** Resolves a selector once, when an action starts. Only an id may name an incomplete checkpoint. */
+export function resolveCheckpoint(checkpoints: readonly Checkpoint[], selector: CheckpointSelector): Checkpoint {
+  const complete = checkpoints.filter((checkpoint) => checkpoint.complete);
+  const found = ((): Checkpoint | undefined => {
+    switch (selector.by) {
+      case 'latest':
+        return complete.at(-1);
+      case 'latest-application':
+        return complete.findLast((checkpoint) => checkpoint.kind === 'application');
+      case 'id':
+        return checkpoints.find((checkpoint) => checkpoint.id === selector.id);
+      case 'time':
+        return complete.findLast((checkpoint) => checkpoint.sourceTimeMs <= selector.timeMs);
+      case 'label':
+        return complete.findLast((checkpoint) => checkpoint.label === selector.label);
+    }
+  })();
+  if (found !== undefined) return found;
+  const what =
+    selector.by === 'id' ? `id ${selector.id}` : selector.by === 'label' ? `label ${selector.label}` : selector.by;
+  throw new TidemarkError(
+    'checkpoint-unknown',
+    `No checkpoint matches ${what}; ${complete.length} complete ones are listed.`,
+  );
+}

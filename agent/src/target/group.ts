@@ -1,0 +1,428 @@
+/** A group at the target: opens what is on disk, admits sources, and holds the parts together. */
+import type { Clock, Timer } from '../core/clock.js';
+import { isTidemarkError, TidemarkError } from '../core/errors.js';
+import type { EventSink } from '../core/events.js';
+import { Mutex } from '../core/mutex.js';
+import type { Random } from '../core/random.js';
+import { RecordLog } from '../core/record-log.js';
+import type { Storage } from '../core/storage.js';
+import { newCheckpointId } from '../capture/checkpoint-id.js';
+import { openJournal } from '../journal/journal.js';
+import type { JournalCut } from '../journal/types.js';
+import { protocolVersion, type Ack, type Hello, type Welcome } from '../stream/messages.js';
+import { checkEpoch } from './admission.js';
+import { BarrierCoordinator } from './barrier.js';
+import { listCheckpoints } from './checkpoints.js';
+import type { GroupContext } from './context.js';
+import type { DeltaSource } from './delta.js';
+import { Ingest } from './ingest.js';
+import type { Checkpoint } from './manifest-records.js';
+import { Manifest } from './manifest.js';
+import { Operations } from './operations.js';
+import { ReplicaSet } from './replica-set.js';
+import type { SessionGroup, TargetSession } from './session.js';
+import { groupSettingsSchema, type GroupSettings } from './settings.js';
+import { Upkeep } from './upkeep.js';
+import { ViewRegistry, type ViewListener } from './views.js';
+
+export interface GroupDeclaration {
+  readonly name: string;
+  readonly streams: readonly string[];
+  readonly disks: readonly { readonly name: string; readonly sizeBytes: number; readonly stream: string }[];
+  readonly settings: Partial<GroupSettings>;
+}
+
+export interface GroupOptions {
+  readonly storage: Storage;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly events: EventSink;
+  readonly directory: string;
+  readonly key?: Uint8Array | undefined;
+  readonly views: ViewListener;
+}
+
+/** Blocks in memory before the connections stop being read. */
+const ingestBytesMax = 32 * 1024 * 1024;
+const barrierTimeoutMs = 2000;
+
+export class TargetGroup implements SessionGroup {
+  readonly ingest: Ingest;
+  readonly barrier: BarrierCoordinator;
+  readonly delta: DeltaSource;
+  readonly views: ViewRegistry;
+  readonly operations: Operations;
+  readonly upkeep: Upkeep;
+  private readonly sessions = new Map<number, TargetSession>();
+  private barrierTimer: Timer | undefined;
+  private upkeepTimer: Timer | undefined;
+  private upkeepRun: Promise<void> = Promise.resolve();
+  /** How far the source's clock is behind ours, estimated from its pings; 0 until the first. */
+  private sourceClockBehindMs = 0;
+  private closed = false;
+  private cached: { marks: number; promoted: unknown; barriers: number; list: Checkpoint[] } | undefined;
+
+  private constructor(
+    readonly context: GroupContext,
+    viewListener: ViewListener,
+  ) {
+    const { manifest, journal, replicas, clock } = context;
+    this.ingest = new Ingest(manifest, journal, replicas, () => this.balance());
+    this.barrier = new BarrierCoordinator(clock);
+    this.views = new ViewRegistry(context, viewListener);
+    this.upkeep = new Upkeep(context);
+    this.operations = new Operations(context, {
+      views: this.views,
+      fenceSources: (reason) => this.fence(reason),
+      sourceConnected: () => this.sessions.size > 0,
+    });
+    this.delta = {
+      newestCut: () => this.newestCut(),
+      diskSizeBytes: (disk) => manifest.state.disks.get(disk)?.sizeBytes,
+      replicaDigests: (disk, firstChunk, count) => replicas.digests(disk, firstChunk, count),
+      readAt: (cut, disk, target, offsetBytes) => replicas.readAt(cut, disk, target, offsetBytes),
+    };
+    journal.onDurable(() => this.onDurable());
+    journal.onPoisoned((error) => this.onPoisoned(error));
+  }
+
+  /** Makes a new group's directory and opens it. `group-exists` when there is one. */
+  static async create(options: GroupOptions, declaration: GroupDeclaration): Promise<TargetGroup> {
+    const { storage, directory, clock, random } = options;
+    await storage.makeDirectory(directory);
+    const { log, records } = await RecordLog.open(storage, directory, 'manifest');
+    if (records.length > 0) {
+      await log.close();
+      throw new TidemarkError('group-exists', `There is a group in ${directory} already.`, { path: directory });
+    }
+    const settings = groupSettingsSchema.parse(declaration.settings);
+    const { manifest } = Manifest.read(log, [], directory);
+    const streams = new Map(declaration.streams.map((name, index) => [name, index]));
+    const uuid = Buffer.from(random.bytes(16)).toString('hex');
+    const first = [
+      { type: 'settings' as const, settings: { ...settings } },
+      ...declaration.streams.map((name, index) => ({ type: 'stream' as const, index, name })),
+      ...declaration.disks.map((disk, index) => {
+        const stream = streams.get(disk.stream);
+        if (stream === undefined)
+          throw new TidemarkError('request-invalid', `No stream ${disk.stream}.`, { path: `disks[${index}].stream` });
+        return { type: 'disk' as const, index, name: disk.name, sizeBytes: disk.sizeBytes, stream, removed: false };
+      }),
+      {
+        type: 'epoch' as const,
+        epoch: 1,
+        branch: Buffer.from(random.bytes(8)).toString('hex'),
+        holder: 'source' as const,
+        reason: 'created',
+        wallMs: clock.wallMs(),
+      },
+      // Last: a group that a crash cut short while it was created is not one.
+      { type: 'group' as const, name: declaration.name, formatVersion: 1 as const, uuid, createdMs: clock.wallMs() },
+    ];
+    await Promise.all(first.map((record) => manifest.append(record)));
+    await manifest.close();
+    return TargetGroup.open(options);
+  }
+
+  /** Opens a group from its directory alone: recovery, unfinished promotion, views, operations. */
+  static async open(options: GroupOptions): Promise<TargetGroup> {
+    const { storage, directory, clock, random, events, key } = options;
+    const { log, records } = await RecordLog.open(storage, directory, 'manifest');
+    const { manifest, records: parsed } = Manifest.read(log, records, directory);
+    const { group } = manifest.state;
+    if (group === undefined) {
+      await log.close();
+      throw new TidemarkError('group-unknown', `${directory} holds no complete group.`, { path: directory });
+    }
+    const settings = groupSettingsSchema.parse(manifest.state.settings);
+    const journal = await openJournal({
+      storage,
+      clock,
+      random,
+      directory,
+      groupUuid: group.uuid,
+      key,
+      manifest,
+      records: parsed,
+      segmentBytes: settings.segmentBytes,
+    });
+    const replicas = await ReplicaSet.open({
+      storage,
+      clock,
+      random,
+      directory,
+      key,
+      journal,
+      disks: [...manifest.state.disks.values()],
+    });
+    const context: GroupContext = {
+      name: group.name,
+      directory,
+      storage,
+      clock,
+      random,
+      events,
+      manifest,
+      journal,
+      replicas,
+      settings,
+      key,
+      lock: new Mutex(),
+      checkpoints: () => opened.checkpoints(),
+      pinned: () => opened.pinned(),
+      sourceNowMs: () => clock.wallMs() - opened.sourceClockBehindMs,
+    };
+    const opened = new TargetGroup(context, options.views);
+    await opened.upkeep.resumePromotion();
+    await opened.views.reopen();
+    await opened.operations.resume();
+    opened.scheduleUpkeep();
+    opened.scheduleBarrier();
+    return opened;
+  }
+
+  get name(): string {
+    return this.context.name;
+  }
+
+  get connectedStreams(): number[] {
+    return [...this.sessions.keys()];
+  }
+
+  /** Recoverable checkpoints, oldest first. */
+  checkpoints(): Checkpoint[] {
+    const { manifest, journal } = this.context;
+    const marks = journal.marks();
+    const base = manifest.state.promoting ?? manifest.state.promoted;
+    const cached = this.cached;
+    if (cached?.marks === marks.length && cached.promoted === base && cached.barriers === manifest.state.barriers.size)
+      return cached.list;
+    const list = listCheckpoints(marks, manifest.state);
+    this.cached = { marks: marks.length, promoted: base, barriers: manifest.state.barriers.size, list };
+    return list;
+  }
+
+  pinned(): ReadonlySet<string> {
+    const { pins } = this.context.manifest.state;
+    return new Set([...this.views.pinned(), ...[...pins.values()].map((pin) => pin.checkpoint)]);
+  }
+
+  /** Milliseconds since the source time of the newest durable complete checkpoint; undefined without one. */
+  rpoMs(): number | undefined {
+    const newest = this.checkpoints().findLast((checkpoint) => checkpoint.complete);
+    return newest === undefined ? undefined : Math.max(0, this.context.sourceNowMs() - newest.sourceTimeMs);
+  }
+
+  async admit(hello: Hello, session: TargetSession): Promise<Welcome> {
+    try {
+      return await this.welcome(hello, session);
+    } catch (error) {
+      this.left(session);
+      throw error;
+    }
+  }
+
+  private async welcome(hello: Hello, session: TargetSession): Promise<Welcome> {
+    const { manifest, journal, replicas, settings, name } = this.context;
+    const { state } = manifest;
+    if (this.closed) throw new TidemarkError('shutting-down', 'The target agent is stopping.');
+    if (hello.protocol !== protocolVersion)
+      throw new TidemarkError('protocol-version', `Protocol ${hello.protocol} is not ${protocolVersion}.`);
+    const stream = [...state.streams].find(([, streamName]) => streamName === hello.stream)?.[0];
+    if (stream === undefined) throw new TidemarkError('group-unknown', `Group ${name} has no stream ${hello.stream}.`);
+    checkEpoch(name, hello, state);
+    // One source of a stream at a time: the newest connection counts.
+    this.sessions.get(stream)?.close('stale-incarnation', 'A newer connection of this stream has come.');
+    this.sessions.set(stream, session);
+    await this.ingest.drained();
+    await journal.flush().catch(() => undefined);
+    const resumed = await this.incarnationFor(stream, hello);
+    checkEpoch(name, hello, state);
+    if (this.sessions.get(stream) !== session)
+      throw new TidemarkError('stale-incarnation', 'A newer connection of this stream has come.');
+    const disks = [];
+    for (const disk of hello.disks) {
+      const own = [...state.disks.values()].find(
+        (candidate) => candidate.name === disk.name && candidate.stream === stream,
+      );
+      if (own?.sizeBytes !== disk.sizeBytes) {
+        throw new TidemarkError(
+          'disk-unknown',
+          `Disk ${disk.name} of ${disk.sizeBytes} bytes is not declared so in ${name}.`,
+        );
+      }
+      const fresh = !resumed && (await replicas.isEmpty(own.index)) && journal.usage.recordCount === 0;
+      disks.push({
+        name: disk.name,
+        index: own.index,
+        sync: resumed ? ('none' as const) : fresh ? ('initial' as const) : ('delta' as const),
+      });
+    }
+    const epoch = state.epochs.at(-1);
+    const incarnation = state.incarnations.get(stream)?.incarnation ?? 0;
+    if (epoch === undefined) throw new TidemarkError('illegal-state', `Group ${name} has no epoch.`);
+    this.context.events.emit('source-connected', { group: name, stream: hello.stream, incarnation, resumed });
+    return {
+      protocol: protocolVersion,
+      stream,
+      epoch: epoch.epoch,
+      branch: epoch.branch,
+      incarnation,
+      durableSequence: this.progress(stream, incarnation).durableSequence,
+      streamCount: state.streams.size,
+      checkpointIntervalMs: settings.checkpointIntervalMs,
+      disks,
+      wallMs: this.context.clock.wallMs(),
+    };
+  }
+
+  progress(
+    stream: number,
+    incarnation: number,
+  ): Pick<Ack, 'durableSequence' | 'receivedSequence' | 'state' | 'reason'> {
+    const { journal } = this.context;
+    const durable = journal.durable[stream];
+    const received = journal.received[stream];
+    const paused = this.upkeep.mustPause;
+    return {
+      durableSequence: durable?.incarnation === incarnation ? durable.sequence : 0,
+      receivedSequence: received?.incarnation === incarnation ? received.sequence : 0,
+      state: paused ? 'paused' : 'ok',
+      ...(paused ? { reason: 'journal-full' } : {}),
+    };
+  }
+
+  left(session: TargetSession): void {
+    for (const [stream, known] of this.sessions) {
+      if (known !== session) continue;
+      this.sessions.delete(stream);
+      this.barrier.lost(stream);
+      this.context.events.emit('source-disconnected', { group: this.name, stream });
+    }
+  }
+
+  observeSourceClock(behindMs: number): void {
+    this.sourceClockBehindMs = behindMs;
+  }
+
+  /** A checkpoint over all streams now; only in a group of several. */
+  async takeBarrier(kind: 'crash' | 'tagged', label?: string): Promise<Checkpoint['id']> {
+    const { context } = this;
+    const streams = [...context.manifest.state.streams.keys()];
+    const participants = streams.map((stream) => this.sessions.get(stream));
+    if (participants.some((participant) => participant === undefined)) {
+      throw new TidemarkError('barrier-broken', `Not every source agent of ${this.name} is connected.`);
+    }
+    const id = newCheckpointId(context.clock.wallMs(), context.random);
+    const barrier = Buffer.from(context.random.bytes(8)).toString('hex');
+    const request = {
+      barrier,
+      checkpoint: { id, kind, ...(label === undefined ? {} : { label }) },
+      holdMsMax: context.settings.holdMsMax,
+    };
+    const vector = await this.barrier.run(request, participants as TargetSession[], barrierTimeoutMs);
+    await context.manifest.append({ type: 'barrier', checkpoint: id, barrier, vector: { ...vector } });
+    return id;
+  }
+
+  /** Drains what is queued, stops timers, closes files. */
+  async close(): Promise<void> {
+    if (this.closed) return;
+    this.closed = true;
+    this.barrierTimer?.cancel();
+    this.upkeepTimer?.cancel();
+    for (const session of [...this.sessions.values()]) session.close('shutting-down', 'The target agent is stopping.');
+    await this.ingest.drained();
+    await this.upkeepRun;
+    await this.context.journal.flush().catch(() => undefined);
+    await this.views.closeAll();
+    await this.context.replicas.close();
+    await this.context.journal.close();
+    await this.context.manifest.close();
+  }
+
+  /** The same start (nonce) keeps its incarnation; a new one gets the next, durable before its first block. */
+  private async incarnationFor(stream: number, hello: Hello): Promise<boolean> {
+    const { manifest, journal, name } = this.context;
+    const known = manifest.state.incarnations.get(stream);
+    if (hello.incarnation !== 0 || known?.nonce === hello.nonce) {
+      if (known?.nonce !== hello.nonce || (hello.incarnation !== 0 && hello.incarnation !== known.incarnation)) {
+        throw new TidemarkError(
+          'stale-incarnation',
+          `Incarnation ${hello.incarnation} of ${hello.stream} is not the newest start (${known?.incarnation ?? 0}) of ${name}.`,
+        );
+      }
+      return hello.incarnation !== 0;
+    }
+    const nothingToKeep = !this.checkpoints().some((checkpoint) => checkpoint.complete);
+    if (nothingToKeep && journal.usage.recordCount > 0 && manifest.state.streams.size === 1) await journal.dropAll();
+    const epoch = manifest.state.epochs.at(-1)?.epoch ?? 0;
+    await manifest.append({
+      type: 'incarnation',
+      stream,
+      incarnation: (known?.incarnation ?? 0) + 1,
+      nonce: hello.nonce,
+      epoch,
+    });
+    return false;
+  }
+
+  private async newestCut(): Promise<JournalCut> {
+    await this.context.journal.flush();
+    return this.context.journal.cut(this.context.journal.durable);
+  }
+
+  private onDurable(): void {
+    for (const session of this.sessions.values()) session.sendAck();
+    this.balance();
+  }
+
+  private onPoisoned(error: Error): void {
+    this.context.events.emit('journal-poisoned', { group: this.name, error: error.message });
+    for (const session of [...this.sessions.values()])
+      session.close('storage-io', 'The journal could not be written; send again.');
+  }
+
+  private balance(): void {
+    const waiting = this.ingest.queuedBytes + this.context.journal.pendingBytes;
+    const paused = this.upkeep.mustPause || waiting > ingestBytesMax;
+    for (const session of this.sessions.values()) session.setPaused(paused);
+  }
+
+  private fence(reason: string): void {
+    const epoch = this.context.manifest.state.epochs.at(-1);
+    if (epoch === undefined) return;
+    for (const session of [...this.sessions.values()]) session.fence(epoch.epoch, epoch.branch, reason);
+  }
+
+  private scheduleUpkeep(): void {
+    if (this.closed) return;
+    this.upkeepTimer = this.context.clock.after(this.context.settings.upkeepIntervalMs, () => {
+      this.upkeepRun = this.upkeep
+        .round()
+        .catch((error: unknown) => {
+          if (!isTidemarkError(error)) throw error;
+          this.context.events.emit('upkeep-failed', { group: this.name, code: error.code, error: error.message });
+        })
+        .then(() => {
+          this.balance();
+          this.scheduleUpkeep();
+        });
+    });
+  }
+
+  private scheduleBarrier(): void {
+    const { context } = this;
+    if (this.closed || context.manifest.state.streams.size < 2) return;
+    this.barrierTimer = context.clock.after(context.settings.checkpointIntervalMs, () => {
+      const all = [...context.manifest.state.streams.keys()].every((stream) => this.sessions.has(stream));
+      if (all && !this.barrier.busy) {
+        void this.takeBarrier('crash').catch((error: unknown) => {
+          if (!isTidemarkError(error)) throw error;
+          context.events.emit('barrier-broken', { group: this.name, error: error.message });
+        });
+      }
+      this.scheduleBarrier();
+    });
+  }
+}

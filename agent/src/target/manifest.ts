@@ -1,0 +1,148 @@
+/** The group's manifest: its record log, and the state that the records add up to. */
+import type { RecordLog } from '../core/record-log.js';
+import { TidemarkError } from '../core/errors.js';
+import type { Vector } from '../journal/position.js';
+import { manifestRecordSchema, type Checkpoint, type ManifestRecord, type ManifestLog } from './manifest-records.js';
+import type { GroupState } from './state-machine.js';
+
+type Of<T extends ManifestRecord['type']> = Extract<ManifestRecord, { type: T }>;
+
+export interface GroupDisk {
+  readonly index: number;
+  readonly name: string;
+  readonly sizeBytes: number;
+  /** Index of the stream that captures it. */
+  readonly stream: number;
+}
+
+/** What the manifest says at this moment. Only {@link applyRecord} changes it. */
+export interface ManifestState {
+  group: Of<'group'> | undefined;
+  readonly disks: Map<number, GroupDisk>;
+  readonly streams: Map<number, string>;
+  /** Newest incarnation of each stream. */
+  readonly incarnations: Map<number, Of<'incarnation'>>;
+  /** Oldest first; the last one is in force. */
+  readonly epochs: Of<'epoch'>[];
+  promoting: { through: Vector; checkpoint: Checkpoint } | undefined;
+  promoted: { through: Vector; checkpoint: Checkpoint } | undefined;
+  readonly barriers: Map<string, Of<'barrier'>>;
+  readonly pins: Map<string, Of<'pin'>>;
+  readonly views: Map<string, Of<'view'>>;
+  readonly operations: Map<string, Of<'operation'>>;
+  state: GroupState;
+  settings: Record<string, unknown>;
+}
+
+export function emptyState(): ManifestState {
+  return {
+    group: undefined,
+    disks: new Map(),
+    streams: new Map(),
+    incarnations: new Map(),
+    epochs: [],
+    promoting: undefined,
+    promoted: undefined,
+    barriers: new Map(),
+    pins: new Map(),
+    views: new Map(),
+    operations: new Map(),
+    state: 'protecting',
+    settings: {},
+  };
+}
+
+/** Applies one record. Segment records are the journal's and are skipped. */
+export function applyRecord(state: ManifestState, record: ManifestRecord): void {
+  switch (record.type) {
+    case 'group':
+      state.group = record;
+      break;
+    case 'disk':
+      if (record.removed) state.disks.delete(record.index);
+      else state.disks.set(record.index, record);
+      break;
+    case 'stream':
+      state.streams.set(record.index, record.name);
+      break;
+    case 'incarnation':
+      state.incarnations.set(record.stream, record);
+      break;
+    case 'epoch':
+      state.epochs.push(record);
+      break;
+    case 'promoting':
+      state.promoting = record;
+      break;
+    case 'promoted':
+      state.promoted = record;
+      state.promoting = undefined;
+      break;
+    case 'barrier':
+      state.barriers.set(record.checkpoint, record);
+      break;
+    case 'pin':
+      if (record.removed) state.pins.delete(record.id);
+      else state.pins.set(record.id, record);
+      break;
+    case 'view':
+      if (record.removed) state.views.delete(record.id);
+      else state.views.set(record.id, record);
+      break;
+    case 'operation':
+      state.operations.set(record.id, record);
+      break;
+    case 'state':
+      state.state = record.state;
+      break;
+    case 'settings':
+      state.settings = record.settings;
+      break;
+    case 'segment-open':
+    case 'segment-sealed':
+    case 'segments-replaced':
+      break;
+  }
+}
+
+/**
+ * Appends durable records and keeps the state. `state` changes only after a record is durable, so that nothing acts on
+ * what a crash could take back.
+ */
+export class Manifest implements ManifestLog {
+  readonly state = emptyState();
+  private readonly log: RecordLog;
+
+  private constructor(log: RecordLog) {
+    this.log = log;
+  }
+
+  /** Parses what the log holds; the records are returned for the journal's own state. */
+  static read(
+    log: RecordLog,
+    records: readonly unknown[],
+    path: string,
+  ): { manifest: Manifest; records: ManifestRecord[] } {
+    const manifest = new Manifest(log);
+    const parsed = records.map((record, index) => {
+      const result = manifestRecordSchema.safeParse(record);
+      if (!result.success) {
+        throw new TidemarkError('journal-corrupt', `Manifest record ${index} is not valid: ${result.error.message}`, {
+          path,
+        });
+      }
+      applyRecord(manifest.state, result.data);
+      return result.data;
+    });
+    return { manifest, records: parsed };
+  }
+
+  async append(record: ManifestRecord): Promise<void> {
+    await this.log.append(record);
+    applyRecord(this.state, record);
+  }
+
+  async close(): Promise<void> {
+    await this.log.close();
+  }
+}

@@ -1,0 +1,48 @@
+/** What a person sets for a group at the target. Sent by the API, kept in the manifest. */
+import { z } from 'zod';
+import { defaultRetention, type RetentionPolicy } from './retention.js';
+
+export const groupSettingsSchema = z.strictObject({
+  checkpointIntervalMs: z.number().int().min(1000).default(5000).describe('Time between crash checkpoints.'),
+  tiers: z
+    .array(z.strictObject({ untilAgeMs: z.number().positive(), everyMs: z.number().nonnegative() }))
+    .min(1)
+    .default(defaultRetention.tiers.map((tier) => ({ ...tier })))
+    .describe('Thinning tiers in order of age.'),
+  namedAgeMs: z
+    .number()
+    .nonnegative()
+    .default(defaultRetention.namedAgeMs)
+    .describe('Age to which application and tagged checkpoints are kept.'),
+  hardLimitBytes: z
+    .number()
+    .int()
+    .positive()
+    .default(100 * 1024 ** 3)
+    .describe('Bytes of journal that are never exceeded.'),
+  segmentBytes: z
+    .number()
+    .int()
+    .positive()
+    .default(64 * 1024 ** 2)
+    .describe('Size of a journal segment.'),
+  upkeepIntervalMs: z
+    .number()
+    .int()
+    .positive()
+    .default(1000)
+    .describe('Time between rounds of thinning and promotion.'),
+  holdMsMax: z.number().positive().max(1000).default(100).describe('Longest hold of acknowledgements in a barrier.'),
+  rollbackKeepHours: z.number().nonnegative().default(168).describe('Hours for which a rolled back scratch is kept.'),
+  scratchLimitBytes: z
+    .number()
+    .int()
+    .positive()
+    .default(10 * 1024 ** 3)
+    .describe('Scratch of a view unless asked otherwise.'),
+});
+export type GroupSettings = z.infer<typeof groupSettingsSchema>;
+
+export function retentionOf(settings: GroupSettings): RetentionPolicy {
+  return { tiers: settings.tiers, namedAgeMs: settings.namedAgeMs };
+}

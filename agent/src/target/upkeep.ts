@@ -1,0 +1,144 @@
+/**
+ * The background work of a group: thin, promote, compact, merge indexes, keep the journal under its limit. One round at
+ * a time; every round is bounded, so that ingest, views and operations go on beside it.
+ */
+import { isPlanted } from '../core/planted.js';
+import type { Vector } from '../journal/position.js';
+import type { GroupContext } from './context.js';
+import type { Checkpoint } from './manifest-records.js';
+import { checkpointsToKeep } from './retention.js';
+import { retentionOf } from './settings.js';
+
+const compactionSegmentsMax = 8;
+const mergesPerRound = 4;
+
+export interface UpkeepCounters {
+  promotions: number;
+  compactions: number;
+  promotedBytes: number;
+  compactedBytes: number;
+  checkpointsThinned: number;
+}
+
+export class Upkeep {
+  readonly counters: UpkeepCounters = {
+    promotions: 0,
+    compactions: 0,
+    promotedBytes: 0,
+    compactedBytes: 0,
+    checkpointsThinned: 0,
+  };
+  private limited = false;
+
+  constructor(private readonly context: GroupContext) {}
+
+  /** True when the journal is at its limit and nothing more can be given up: ingest must wait. */
+  get mustPause(): boolean {
+    return this.limited;
+  }
+
+  async round(): Promise<void> {
+    const { context } = this;
+    await this.resumePromotion();
+    const keep = this.keep(0);
+    await this.promote(keep);
+    await this.compact(keep);
+    await this.enforceLimit();
+    for (let merges = 0; merges < mergesPerRound && (await context.journal.maintain()); merges++);
+  }
+
+  /** What the policy keeps, the `drop` oldest unpinned checkpoints left out. */
+  private keep(drop: number): Set<string> {
+    const { context } = this;
+    const checkpoints = context.checkpoints();
+    const pinned = context.pinned();
+    const keep = checkpointsToKeep(checkpoints, retentionOf(context.settings), context.sourceNowMs(), pinned);
+    const newest = checkpoints.findLast((checkpoint) => checkpoint.complete);
+    for (const checkpoint of checkpoints.slice(0, drop)) {
+      if (!pinned.has(checkpoint.id) && checkpoint !== newest) keep.delete(checkpoint.id);
+    }
+    return keep;
+  }
+
+  /** A promotion that a crash cut short is done again before anything else touches the replica. */
+  async resumePromotion(): Promise<void> {
+    const { promoting } = this.context.manifest.state;
+    if (promoting !== undefined) await this.finishPromotion(promoting.through, promoting.checkpoint);
+  }
+
+  /** Moves the replica to the oldest checkpoint that is kept; it must be complete. True when it moved. */
+  private async promote(keep: ReadonlySet<string>): Promise<boolean> {
+    const { context } = this;
+    const target = await context.lock.run(async () => {
+      const checkpoints = context.checkpoints();
+      const pinned = isPlanted('promote-past-pin') ? new Set<string>() : context.pinned();
+      const stopAt = checkpoints.findIndex((checkpoint) => pinned.has(checkpoint.id) || keep.has(checkpoint.id));
+      const limit = isPlanted('promote-past-pin') ? checkpoints.findLastIndex((c) => c.complete) : stopAt;
+      const found = checkpoints.findLast((checkpoint, index) => checkpoint.complete && index <= limit);
+      if (found === undefined || found.id === context.manifest.state.promoted?.checkpoint.id) return undefined;
+      await context.manifest.append({ type: 'promoting', through: { ...found.vector }, checkpoint: found });
+      return found;
+    });
+    if (target === undefined) return false;
+    await this.finishPromotion(target.vector, target);
+    return true;
+  }
+
+  private async finishPromotion(through: Vector, checkpoint: Checkpoint): Promise<void> {
+    const { context } = this;
+    const before = context.journal.usage.bytes;
+    await context.replicas.promote(through);
+    await context.manifest.append({ type: 'promoted', through: { ...through }, checkpoint });
+    await context.journal.dropThrough(through);
+    this.counters.promotions++;
+    this.counters.promotedBytes += Math.max(0, before - context.journal.usage.bytes);
+    context.events.emit('promoted', { group: context.name, checkpoint: checkpoint.id });
+  }
+
+  private async compact(keep: ReadonlySet<string>): Promise<void> {
+    const { context } = this;
+    const checkpoints = context.checkpoints();
+    const firstTierMs = context.settings.tiers[0]?.untilAgeMs ?? 0;
+    const nowMs = context.sourceNowMs();
+    // A mark that is not kept goes only below the newest complete checkpoint that has left the first tier.
+    const through = checkpoints.findLast(
+      (checkpoint) => checkpoint.complete && keep.has(checkpoint.id) && nowMs - checkpoint.sourceTimeMs > firstTierMs,
+    );
+    if (through === undefined) return;
+    const done = await context.journal.compact({
+      keep: new Set([...keep, ...context.pinned()]),
+      through: through.vector,
+      segmentCountMax: compactionSegmentsMax,
+    });
+    if (done === undefined) return;
+    this.counters.compactions++;
+    this.counters.compactedBytes += done.bytesBefore - done.bytesAfter;
+    this.counters.checkpointsThinned += done.marksRemoved.length;
+    context.events.emit('compacted', {
+      group: context.name,
+      bytesBefore: done.bytesBefore,
+      bytesAfter: done.bytesAfter,
+      checkpoints: done.marksRemoved.length,
+    });
+  }
+
+  /** Over the limit: gives up the oldest unpinned history, an eighth of it at a time, then pauses ingest. */
+  private async enforceLimit(): Promise<void> {
+    const { context } = this;
+    const limitBytes = context.settings.hardLimitBytes;
+    let moved = true;
+    while (context.journal.usage.bytes > limitBytes && moved) {
+      const count = context.checkpoints().length;
+      moved = await this.promote(this.keep(Math.max(1, Math.ceil(count / 8))));
+      if (moved) context.events.emit('history-dropped', { group: context.name, reason: 'journal.hardLimitBytes' });
+    }
+    const limited = context.journal.usage.bytes > limitBytes;
+    if (limited !== this.limited)
+      context.events.emit(limited ? 'journal-full' : 'journal-has-room', {
+        group: context.name,
+        usedBytes: context.journal.usage.bytes,
+        limitBytes,
+      });
+    this.limited = limited;
+  }
+}

@@ -1,0 +1,187 @@
+/** The open views of a group: each is a durable manifest record, which is also the pin of its checkpoint. */
+import { TidemarkError } from '../core/errors.js';
+import type { ExportBackend } from '../nbd/backend.js';
+import { materialiseDisk } from '../view/materialise.js';
+import { View } from '../view/view.js';
+import { resolveCheckpoint, type CheckpointSelector } from './checkpoints.js';
+import type { GroupContext } from './context.js';
+import type { Checkpoint, ManifestRecord } from './manifest-records.js';
+
+export type ViewRecord = Extract<ManifestRecord, { type: 'view' }>;
+
+export interface ViewSpec {
+  readonly id: string;
+  readonly at: CheckpointSelector;
+  readonly purpose: ViewRecord['purpose'];
+  readonly scratchLimitBytes: number;
+  readonly label?: string;
+}
+
+export interface OpenView {
+  readonly record: ViewRecord;
+  readonly checkpoint: Checkpoint;
+  readonly view: View;
+}
+
+/** Told when a view's disks come and go, so that they are exported. */
+export interface ViewListener {
+  opened(open: OpenView): void;
+  /** Must have dropped every client when it resolves. */
+  closing(open: OpenView): Promise<void>;
+  /** NBD clients of the view at this moment. */
+  clientCount(viewId: string): number;
+}
+
+export class ViewRegistry {
+  private readonly open_ = new Map<string, OpenView>();
+
+  constructor(
+    private readonly context: GroupContext,
+    private readonly listener: ViewListener,
+  ) {}
+
+  list(): OpenView[] {
+    return [...this.open_.values()];
+  }
+
+  get(id: string): OpenView {
+    const found = this.open_.get(id);
+    if (found === undefined)
+      throw new TidemarkError('view-unknown', `Group ${this.context.name} has no open view ${id}.`);
+    return found;
+  }
+
+  /** Ids of the checkpoints that views, kept ones included, need. */
+  pinned(): string[] {
+    return [...this.context.manifest.state.views.values()].map((view) => view.checkpoint);
+  }
+
+  /** Idempotent by id; an existing one must name the same checkpoint. */
+  async open(spec: ViewSpec): Promise<OpenView> {
+    const { context } = this;
+    const opened = await context.lock.run(async () => {
+      const known = context.manifest.state.views.get(spec.id);
+      if (known !== undefined) {
+        if (known.purpose !== spec.purpose)
+          throw new TidemarkError('operation-conflict', `View ${spec.id} exists as a ${known.purpose} view.`);
+        return this.open_.get(spec.id) ?? (await this.start(known, this.checkpointOf(known)));
+      }
+      const checkpoint = resolveCheckpoint(context.checkpoints(), spec.at);
+      const { id, purpose, scratchLimitBytes, label } = spec;
+      const record: ViewRecord = {
+        type: 'view',
+        id,
+        checkpoint: checkpoint.id,
+        purpose,
+        scratchLimitBytes,
+        removed: false,
+        ...(label === undefined ? {} : { label }),
+      };
+      await context.manifest.append(record);
+      return this.start(record, checkpoint);
+    });
+    return opened;
+  }
+
+  /** Opens again what was open when the agent died; it serves the same bytes. */
+  async reopen(): Promise<void> {
+    for (const record of [...this.context.manifest.state.views.values()]) {
+      if (record.purpose !== 'named') await this.start(record, this.checkpointOf(record));
+    }
+  }
+
+  refuseBusy(id: string): void {
+    const count = this.listener.clientCount(id);
+    if (count > 0) throw new TidemarkError('view-busy', `View ${id} has ${count} connected clients.`);
+  }
+
+  /** Drops the clients, removes the scratch; an unknown view is not an error. */
+  async close(id: string): Promise<void> {
+    const record = this.context.manifest.state.views.get(id);
+    if (record === undefined) return;
+    const open = await this.stop(id);
+    await this.context.manifest.append({ ...record, removed: true });
+    await open?.view.release();
+    await this.context.storage.removeTree(this.directory(id));
+  }
+
+  /** Stops serving; scratch stays as a named point. */
+  async keep(id: string, label: string): Promise<void> {
+    const record = this.context.manifest.state.views.get(id);
+    if (record === undefined || record.purpose === 'named') return;
+    const open = await this.stop(id);
+    await open?.view.flush();
+    await this.context.manifest.append({ ...record, purpose: 'named', label });
+    await open?.view.release();
+  }
+
+  /** Copies every disk of the view to a file of its own, fsynced; returns their paths. */
+  async materialise(id: string): Promise<string[]> {
+    const { context } = this;
+    const open = this.open_.get(id) ?? this.get(id);
+    await this.listener.closing(open);
+    const directory = `${context.directory}/committed`;
+    await context.storage.makeDirectory(directory);
+    const files: string[] = [];
+    for (const disk of context.manifest.state.disks.values()) {
+      const path = `${directory}/${disk.name}.raw`;
+      await materialiseDisk({ view: open.view, disk: disk.index, storage: context.storage, path });
+      files.push(path);
+    }
+    return files;
+  }
+
+  /** The NBD backends of an open view, by disk name. */
+  backends(id: string): Map<string, ExportBackend> {
+    const { view } = this.get(id);
+    const disks = [...this.context.manifest.state.disks.values()].filter((disk) => view.disks.has(disk.index));
+    return new Map(disks.map((disk) => [disk.name, view.disk(disk.index)]));
+  }
+
+  async closeAll(): Promise<void> {
+    for (const { view } of this.open_.values()) {
+      await view.flush().catch(() => undefined);
+      await view.release();
+    }
+    this.open_.clear();
+  }
+
+  private checkpointOf(record: ViewRecord): Checkpoint {
+    return resolveCheckpoint(this.context.checkpoints(), { by: 'id', id: record.checkpoint });
+  }
+
+  private async start(record: ViewRecord, checkpoint: Checkpoint): Promise<OpenView> {
+    const { context } = this;
+    const directory = this.directory(record.id);
+    await context.storage.makeDirectory(directory);
+    const disks = [...context.manifest.state.disks.values()].filter(
+      (disk) => !checkpoint.disksMissing.includes(disk.index),
+    );
+    const view = await View.open({
+      storage: context.storage,
+      directory,
+      cut: await context.journal.cut(checkpoint.vector),
+      replicas: context.replicas,
+      disks,
+      scratchLimitBytes: record.scratchLimitBytes,
+      key: context.key,
+      random: context.random,
+    });
+    const open = { record, checkpoint, view };
+    this.open_.set(record.id, open);
+    this.listener.opened(open);
+    return open;
+  }
+
+  private async stop(id: string): Promise<OpenView | undefined> {
+    const open = this.open_.get(id);
+    if (open === undefined) return undefined;
+    await this.listener.closing(open);
+    this.open_.delete(id);
+    return open;
+  }
+
+  private directory(id: string): string {
+    return `${this.context.directory}/views/${id}`;
+  }
+}
