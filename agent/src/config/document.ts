@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { agentConfigSchema } from './schema.js';
 
 interface JsonSchema {
+  title?: string;
   type?: string;
   description?: string;
   default?: unknown;

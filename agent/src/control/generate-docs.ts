@@ -3,4 +3,5 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { generatedPages } from './pages.js';
 
-for (const [name, text] of generatedPages()) writeFileSync(join(process.env['TIDEMARK_ROOT'] ?? '.', 'docs', name), text);
+for (const [name, text] of generatedPages())
+  writeFileSync(join(process.env['TIDEMARK_ROOT'] ?? '.', 'docs', name), text);

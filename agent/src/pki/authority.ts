@@ -3,6 +3,7 @@
  * a certificate is the name of the agent or person; what that name may do is said by the agent's configuration.
  */
 import 'reflect-metadata';
+import type { webcrypto } from 'node:crypto';
 import { isIP } from 'node:net';
 import * as x509 from '@peculiar/x509';
 import { TidemarkError } from '../core/errors.js';
@@ -47,7 +48,9 @@ export async function issueCertificate(authority: KeyPair, name: string, options
   const issuer = new x509.X509Certificate(authority.certificate);
   const signingKey = await importKey(authority.key);
   const keys = await crypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
-  const hosts = [...new Set([...(isDnsName(name) ? [name] : []), 'localhost', '127.0.0.1', '::1', ...(options.hosts ?? [])])];
+  const hosts = [
+    ...new Set([...(isDnsName(name) ? [name] : []), 'localhost', '127.0.0.1', '::1', ...(options.hosts ?? [])]),
+  ];
   const certificate = await x509.X509CertificateGenerator.create({
     ...validity(options.days ?? 825),
     serialNumber: serial(),
@@ -70,7 +73,11 @@ export async function issueCertificate(authority: KeyPair, name: string, options
 
 function distinguishedName(name: string): string {
   if (!/^[A-Za-z0-9 ._-]{1,64}$/.test(name))
-    throw new TidemarkError('request-invalid', `a certificate name has 1 to 64 of A-Z a-z 0-9 space . _ -: ${JSON.stringify(name)}`, { path: 'name' });
+    throw new TidemarkError(
+      'request-invalid',
+      `a certificate name has 1 to 64 of A-Z a-z 0-9 space . _ -: ${JSON.stringify(name)}`,
+      { path: 'name' },
+    );
   return `CN=${name}`;
 }
 
@@ -94,11 +101,11 @@ function pem(certificate: x509.X509Certificate): string {
   return `${certificate.toString('pem').trim()}\n`;
 }
 
-async function pemKey(key: CryptoKey): Promise<string> {
+async function pemKey(key: webcrypto.CryptoKey): Promise<string> {
   return `${x509.PemConverter.encode(await crypto.subtle.exportKey('pkcs8', key), 'PRIVATE KEY').trim()}\n`;
 }
 
-async function importKey(text: string): Promise<CryptoKey> {
+async function importKey(text: string): Promise<webcrypto.CryptoKey> {
   const bytes = x509.PemConverter.decodeFirst(text);
   return crypto.subtle.importKey('pkcs8', bytes, algorithm, false, ['sign']);
 }

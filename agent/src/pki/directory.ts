@@ -26,7 +26,8 @@ export async function issueInto(directory: string, name: string, options: IssueO
 
 function write(directory: string, name: string, pair: KeyPair): KeyFiles {
   const files = { certificate: join(directory, `${name}.crt`), key: join(directory, `${name}.key`) };
-  for (const path of Object.values(files)) if (existsSync(path)) throw new TidemarkError('storage-exists', `${path} exists`, { path });
+  for (const path of Object.values(files))
+    if (existsSync(path)) throw new TidemarkError('storage-exists', `${path} exists`, { path });
   writeFileSync(files.key, pair.key, { mode: 0o600, flag: 'wx' });
   writeFileSync(files.certificate, pair.certificate, { mode: 0o644, flag: 'wx' });
   return files;
@@ -36,6 +37,9 @@ function read(path: string): string {
   try {
     return readFileSync(path, 'utf8');
   } catch (cause) {
-    throw new TidemarkError('storage-not-found', `cannot read ${path}; make an authority with \`tidemark pki init\``, { path, cause });
+    throw new TidemarkError('storage-not-found', `cannot read ${path}; make an authority with \`tidemark pki init\``, {
+      path,
+      cause,
+    });
   }
 }
