@@ -1,0 +1,204 @@
+/** Typed client of the control API. Every answer is checked by its schema; unknown properties are left out. */
+import type { z } from 'zod';
+import { TidemarkError } from '../core/errors.js';
+import {
+  agentInfoSchema,
+  healthSchema,
+  peerStatusSchema,
+  type AgentInfo,
+  type Health,
+  type PeerStatus,
+} from '../service/agent-schemas.js';
+import {
+  checkpointPageSchema,
+  checkpointSchema,
+  type Checkpoint,
+  type CheckpointPage,
+  type checkpointQuerySchema,
+  type checkpointRequestSchema,
+  type CheckpointSelector,
+} from '../service/checkpoint-schemas.js';
+import { eventPageSchema, type EventPage } from '../service/event-schemas.js';
+import { groupStatusSchema, type GroupStatus } from '../service/group-schemas.js';
+import type { declareGroupSchema } from '../service/group-spec.js';
+import {
+  operationPageSchema,
+  operationSchema,
+  type Operation,
+  type OperationPage,
+  type operationRequestSchema,
+} from '../service/operation-schemas.js';
+import { formatSelector } from '../service/selector.js';
+import { viewStatusSchema, type viewRequestSchema, type ViewStatus } from '../service/view-schemas.js';
+import { Connection, type CallOptions, type ConnectionOptions } from './connection.js';
+
+/** The agent may hold a waiting request this long; clients ask again. */
+const waitSeconds = 25;
+/** Making a checkpoint waits for the target; the agent itself gives up after 60 s. */
+const slowMs = 65_000;
+const segment = encodeURIComponent;
+type Query = NonNullable<CallOptions['query']>;
+
+export class AgentClient {
+  readonly #connection: Connection;
+
+  constructor(options: ConnectionOptions) {
+    this.#connection = new Connection(options);
+  }
+
+  /** Closes kept connections. The client can be used again. */
+  close(): void {
+    this.#connection.close();
+  }
+
+  agent(): Promise<AgentInfo> {
+    return this.#get('/v1/agent', agentInfoSchema);
+  }
+
+  health(): Promise<Health> {
+    return this.#get('/v1/health', healthSchema);
+  }
+
+  async peers(): Promise<PeerStatus[]> {
+    return (await this.#list('/v1/peers', 'peers', peerStatusSchema)) as PeerStatus[];
+  }
+
+  async groups(): Promise<GroupStatus[]> {
+    return (await this.#list('/v1/groups', 'groups', groupStatusSchema)) as GroupStatus[];
+  }
+
+  group(name: string): Promise<GroupStatus> {
+    return this.#get(`/v1/groups/${segment(name)}`, groupStatusSchema);
+  }
+
+  declareGroup(name: string, body: z.input<typeof declareGroupSchema>): Promise<GroupStatus> {
+    return this.#send('PUT', `/v1/groups/${segment(name)}`, groupStatusSchema, { body });
+  }
+
+  async removeGroup(
+    name: string,
+    query: { owner?: string; graceDays?: number; epoch?: number; policyRevision?: number } = {},
+  ): Promise<void> {
+    await this.#connection.call('DELETE', `/v1/groups/${segment(name)}`, { query });
+  }
+
+  checkpoints(
+    group: string,
+    query: Partial<Record<keyof z.input<typeof checkpointQuerySchema>, string | number | boolean>> = {},
+  ): Promise<CheckpointPage> {
+    return this.#get(`/v1/groups/${segment(group)}/checkpoints`, checkpointPageSchema, query);
+  }
+
+  resolveCheckpoint(group: string, at: CheckpointSelector): Promise<Checkpoint> {
+    return this.#get(`/v1/groups/${segment(group)}/checkpoint`, checkpointSchema, { at: formatSelector(at) });
+  }
+
+  createCheckpoint(group: string, body: z.input<typeof checkpointRequestSchema> = {}): Promise<Checkpoint> {
+    return this.#send('POST', `/v1/groups/${segment(group)}/checkpoints`, checkpointSchema, { body, extraMs: slowMs });
+  }
+
+  async views(group?: string): Promise<ViewStatus[]> {
+    return (await this.#list('/v1/views', 'views', viewStatusSchema, { group })) as ViewStatus[];
+  }
+
+  openView(group: string, body: z.input<typeof viewRequestSchema>): Promise<ViewStatus> {
+    return this.#send('POST', `/v1/groups/${segment(group)}/views`, viewStatusSchema, { body, extraMs: slowMs });
+  }
+
+  async closeView(group: string, view: string, options: { force?: boolean } = {}): Promise<void> {
+    await this.#connection.call('DELETE', `/v1/groups/${segment(group)}/views/${segment(view)}`, {
+      query: options,
+      extraMs: slowMs,
+    });
+  }
+
+  operations(
+    query: { group?: string; kind?: string; state?: string; limit?: number; before?: string } = {},
+  ): Promise<OperationPage> {
+    return this.#get('/v1/operations', operationPageSchema, query);
+  }
+
+  operation(id: string): Promise<Operation> {
+    return this.#get(`/v1/operations/${segment(id)}`, operationSchema);
+  }
+
+  /** Starts, or finds the operation of that id. */
+  startOperation(id: string, body: z.input<typeof operationRequestSchema>): Promise<Operation> {
+    return this.#send('PUT', `/v1/operations/${segment(id)}`, operationSchema, { body, extraMs: slowMs });
+  }
+
+  cancelOperation(id: string): Promise<Operation> {
+    return this.#send('POST', `/v1/operations/${segment(id)}/cancel`, operationSchema, {});
+  }
+
+  /** Waits for the end, telling each change. Cancel with the signal stops the wait, not the operation. */
+  async waitOperation(
+    id: string,
+    onChange: (operation: Operation) => void = () => {},
+    signal?: AbortSignal,
+  ): Promise<Operation> {
+    let operation = await this.operation(id);
+    onChange(operation);
+    while (operation.state === 'running') {
+      const query = { afterRevision: operation.revision, waitSeconds };
+      const next = await this.#send('GET', `/v1/operations/${segment(id)}`, operationSchema, {
+        query,
+        signal,
+        extraMs: waitSeconds * 1000,
+      });
+      if (next.revision !== operation.revision) onChange(next);
+      operation = next;
+    }
+    return operation;
+  }
+
+  /** `waitSeconds` at most 30. */
+  events(
+    query: { after?: number; limit?: number; waitSeconds?: number; boot?: string } = {},
+    signal?: AbortSignal,
+  ): Promise<EventPage> {
+    return this.#send('GET', '/v1/events', eventPageSchema, {
+      query,
+      signal,
+      extraMs: (query.waitSeconds ?? 0) * 1000,
+    });
+  }
+
+  /** Prometheus text. */
+  async metrics(): Promise<string> {
+    const response = await this.#connection.open('/metrics');
+    let text = '';
+    for await (const chunk of response) text += String(chunk);
+    return text;
+  }
+
+  #get<Schema extends z.ZodType>(path: string, schema: Schema, query: Query = {}): Promise<z.infer<Schema>> {
+    return this.#send('GET', path, schema, { query });
+  }
+
+  async #list(path: string, property: string, schema: z.ZodType, query: Query = {}): Promise<unknown[]> {
+    const answer = await this.#connection.call('GET', path, { query });
+    const list: unknown = (answer as Record<string, unknown> | null)?.[property];
+    if (!Array.isArray(list)) throw new TidemarkError('protocol-error', `${path} answered without ${property}`);
+    return list.map((entry) => parse(path, schema, entry));
+  }
+
+  async #send<Schema extends z.ZodType>(
+    method: string,
+    path: string,
+    schema: Schema,
+    options: CallOptions,
+  ): Promise<z.infer<Schema>> {
+    return parse(path, schema, await this.#connection.call(method, path, options));
+  }
+}
+
+function parse<Schema extends z.ZodType>(path: string, schema: Schema, value: unknown): z.infer<Schema> {
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  const issue = result.error.issues[0]!;
+  throw new TidemarkError(
+    'protocol-version',
+    `${path} answered what this version does not understand: ${issue.path.join('.')}: ${issue.message}`,
+  );
+}
