@@ -9,7 +9,7 @@ import type { ManifestState } from './manifest.js';
 export type CheckpointSelector =
   | { readonly by: 'latest' }
   | { readonly by: 'latest-application' }
-  | { readonly by: 'id'; readonly id: string }
+  | { readonly by: 'id'; readonly checkpoint: string; readonly allowIncomplete?: boolean | undefined }
   | { readonly by: 'time'; readonly timeMs: number }
   | { readonly by: 'label'; readonly label: string };
 
@@ -66,7 +66,7 @@ function isVerdictComplete(id: string, together: readonly JournalMark[], state: 
   );
 }
 
-/** Resolves a selector once, when an action starts. Only an id may name an incomplete checkpoint. */
+/** Resolves a selector once, when an action starts. Only an id with `allowIncomplete` may name an incomplete one. */
 export function resolveCheckpoint(checkpoints: readonly Checkpoint[], selector: CheckpointSelector): Checkpoint {
   const complete = checkpoints.filter((checkpoint) => checkpoint.complete);
   const found = ((): Checkpoint | undefined => {
@@ -76,16 +76,19 @@ export function resolveCheckpoint(checkpoints: readonly Checkpoint[], selector: 
       case 'latest-application':
         return complete.findLast((checkpoint) => checkpoint.kind === 'application');
       case 'id':
-        return checkpoints.find((checkpoint) => checkpoint.id === selector.id);
+        return checkpoints.find((checkpoint) => checkpoint.id === selector.checkpoint);
       case 'time':
         return complete.findLast((checkpoint) => checkpoint.sourceTimeMs <= selector.timeMs);
       case 'label':
         return complete.findLast((checkpoint) => checkpoint.label === selector.label);
     }
   })();
+  if (found !== undefined && !found.complete && !(selector.by === 'id' && selector.allowIncomplete === true)) {
+    throw new TidemarkError('checkpoint-incomplete', `Checkpoint ${found.id} misses disks ${found.disksMissing.join(', ')}.`);
+  }
   if (found !== undefined) return found;
   const what =
-    selector.by === 'id' ? `id ${selector.id}` : selector.by === 'label' ? `label ${selector.label}` : selector.by;
+    selector.by === 'id' ? `id ${selector.checkpoint}` : selector.by === 'label' ? `label ${selector.label}` : selector.by;
   throw new TidemarkError(
     'checkpoint-unknown',
     `No checkpoint matches ${what}; ${complete.length} complete ones are listed.`,

@@ -18,9 +18,10 @@ import type { DeltaSource } from './delta.js';
 import { Ingest } from './ingest.js';
 import type { Checkpoint } from './manifest-records.js';
 import { Manifest } from './manifest.js';
-import { Operations } from './operations.js';
+import { Operations, type OperationPlan } from './operations.js';
 import { ReplicaSet } from './replica-set.js';
 import type { SessionGroup, TargetSession } from './session.js';
+import { transitionPlans } from './transitions.js';
 import { groupSettingsSchema, type GroupSettings } from './settings.js';
 import { Upkeep } from './upkeep.js';
 import { ViewRegistry, type ViewListener } from './views.js';
@@ -40,6 +41,8 @@ export interface GroupOptions {
   readonly directory: string;
   readonly key?: Uint8Array | undefined;
   readonly views: ViewListener;
+  /** Operations besides the transitions (export, verify, …). */
+  readonly plans?: (group: TargetGroup) => ReadonlyMap<string, OperationPlan>;
 }
 
 /** Blocks in memory before the connections stop being read. */
@@ -65,17 +68,19 @@ export class TargetGroup implements SessionGroup {
   private constructor(
     readonly context: GroupContext,
     viewListener: ViewListener,
+    plans: (group: TargetGroup) => ReadonlyMap<string, OperationPlan>,
   ) {
     const { manifest, journal, replicas, clock } = context;
     this.ingest = new Ingest(manifest, journal, replicas, () => this.balance());
     this.barrier = new BarrierCoordinator(clock);
     this.views = new ViewRegistry(context, viewListener);
     this.upkeep = new Upkeep(context);
-    this.operations = new Operations(context, {
+    const host = {
       views: this.views,
-      fenceSources: (reason) => this.fence(reason),
+      fenceSources: (reason: string) => this.fence(reason),
       sourceConnected: () => this.sessions.size > 0,
-    });
+    };
+    this.operations = new Operations(context, new Map([...transitionPlans(host), ...plans(this)]), context.lock);
     this.delta = {
       newestCut: () => this.newestCut(),
       diskSizeBytes: (disk) => manifest.state.disks.get(disk)?.sizeBytes,
@@ -172,7 +177,7 @@ export class TargetGroup implements SessionGroup {
       pinned: () => opened.pinned(),
       sourceNowMs: () => clock.wallMs() - opened.sourceClockBehindMs,
     };
-    const opened = new TargetGroup(context, options.views);
+    const opened = new TargetGroup(context, options.views, options.plans ?? (() => new Map()));
     await opened.upkeep.resumePromotion();
     await opened.views.reopen();
     await opened.operations.resume();
@@ -323,6 +328,13 @@ export class TargetGroup implements SessionGroup {
     const vector = await this.barrier.run(request, participants as TargetSession[], barrierTimeoutMs);
     await context.manifest.append({ type: 'barrier', checkpoint: id, barrier, vector: { ...vector } });
     return id;
+  }
+
+  /** Durable when it returns; in force from then on. */
+  async changeSettings(settings: GroupSettings): Promise<void> {
+    await this.context.manifest.append({ type: 'settings', settings: { ...settings } });
+    Object.assign(this.context.settings, settings);
+    this.context.events.emit('settings-changed', { group: this.name, policyRevision: settings.policyRevision });
   }
 
   /** Drains what is queued, stops timers, closes files. */

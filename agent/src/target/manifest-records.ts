@@ -107,6 +107,9 @@ export const manifestRecordSchema = z.discriminatedUnion('type', [
     step: z.string(),
     arguments: z.record(z.string(), z.unknown()),
     result: z.record(z.string(), z.unknown()).optional(),
+    startedMs: z.number(),
+    /** Certificate name of the caller. */
+    drivenBy: z.string(),
     wallMs: z.number(),
   }),
   z.strictObject({ type: z.literal('state'), state: z.enum(['protecting', 'failed-over', 'committing', 'committed']) }),

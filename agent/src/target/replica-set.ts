@@ -6,6 +6,8 @@ import type { Vector } from '../journal/position.js';
 import type { Journal, JournalCut } from '../journal/types.js';
 import { Replica } from '../replica/replica.js';
 import type { PromoteResult } from '../replica/promote.js';
+import { digestChunkBytes } from '../stream/messages.js';
+import { CutDisk } from '../view/cut-disk.js';
 import type { GroupDisk } from './manifest.js';
 import type { BaseTarget } from './ingest.js';
 
@@ -68,6 +70,25 @@ export class ReplicaSet implements BaseTarget {
     return this.replica.disk(disk).digestsOf(firstChunk, count);
   }
 
+  /** Checks every chunk of every disk against its digest; what does not match is refused from now on. */
+  async verify(
+    onProgress: (doneBytes: number) => void,
+    signal: AbortSignal,
+  ): Promise<{ disk: number; chunk: number }[]> {
+    const damaged: { disk: number; chunk: number }[] = [];
+    let doneBytes = 0;
+    for (const index of this.replica.diskIndexes) {
+      const disk = this.replica.disk(index);
+      for (let chunk = 0; chunk < disk.chunkCount; chunk++) {
+        signal.throwIfAborted();
+        if (!(await disk.check(chunk))) damaged.push({ disk: index, chunk });
+        doneBytes += digestChunkBytes;
+        if (chunk % 256 === 255) onProgress(doneBytes);
+      }
+    }
+    return damaged;
+  }
+
   /** True when nothing but zeros was ever written to the disk's replica. */
   async isEmpty(disk: number): Promise<boolean> {
     const { sizeBytes } = this.replica.disk(disk);
@@ -76,14 +97,9 @@ export class ReplicaSet implements BaseTarget {
   }
 
   /** The disk's bytes at the cut. */
-  async readAt(cut: JournalCut, disk: number, target: Uint8Array, offsetBytes: number): Promise<void> {
-    for (const piece of await cut.lookup(disk, offsetBytes, target.length)) {
-      const start = piece.offsetBytes - offsetBytes;
-      const into = target.subarray(start, start + piece.lengthBytes);
-      if (piece.source === 'data') await cut.read(piece, 0, into);
-      else if (piece.source === 'zero') into.fill(0);
-      else await this.replica.disk(disk).read(into, piece.offsetBytes);
-    }
+  readAt(cut: JournalCut, disk: number, target: Uint8Array, offsetBytes: number): Promise<void> {
+    const replica = this.replica.disk(disk);
+    return new CutDisk(cut, replica, replica.sizeBytes).read(target, offsetBytes);
   }
 
   close(): Promise<void> {

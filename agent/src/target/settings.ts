@@ -40,6 +40,14 @@ export const groupSettingsSchema = z.strictObject({
     .positive()
     .default(10 * 1024 ** 3)
     .describe('Scratch of a view unless asked otherwise.'),
+  failoverReserve: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0.1)
+    .describe('Share of the replica kept free on the file system, closed to the journal'),
+  owner: z.string().nullable().default(null).describe('Stack and URN that declared the group'),
+  policyRevision: z.number().int().nonnegative().default(1).describe('Grows with every change of these settings'),
 });
 export type GroupSettings = z.infer<typeof groupSettingsSchema>;
 

@@ -1,7 +1,7 @@
 /** The open views of a group: each is a durable manifest record, which is also the pin of its checkpoint. */
 import { TidemarkError } from '../core/errors.js';
 import type { ExportBackend } from '../nbd/backend.js';
-import { materialiseDisk } from '../view/materialise.js';
+import { copyDisk, hashDisk, type ProgressHandler } from '../view/materialise.js';
 import { View } from '../view/view.js';
 import { resolveCheckpoint, type CheckpointSelector } from './checkpoints.js';
 import type { GroupContext } from './context.js';
@@ -21,6 +21,8 @@ export interface OpenView {
   readonly record: ViewRecord;
   readonly checkpoint: Checkpoint;
   readonly view: View;
+  /** NBD backends by disk name; disks that the checkpoint misses are not there. */
+  readonly disks: ReadonlyMap<string, ExportBackend>;
 }
 
 /** Told when a view's disks come and go, so that they are exported. */
@@ -29,7 +31,7 @@ export interface ViewListener {
   /** Must have dropped every client when it resolves. */
   closing(open: OpenView): Promise<void>;
   /** NBD clients of the view at this moment. */
-  clientCount(viewId: string): number;
+  clientCount(open: OpenView): number;
 }
 
 export class ViewRegistry {
@@ -91,7 +93,8 @@ export class ViewRegistry {
   }
 
   refuseBusy(id: string): void {
-    const count = this.listener.clientCount(id);
+    const open = this.open_.get(id);
+    const count = open === undefined ? 0 : this.listener.clientCount(open);
     if (count > 0) throw new TidemarkError('view-busy', `View ${id} has ${count} connected clients.`);
   }
 
@@ -115,27 +118,34 @@ export class ViewRegistry {
     await open?.view.release();
   }
 
-  /** Copies every disk of the view to a file of its own, fsynced; returns their paths. */
-  async materialise(id: string): Promise<string[]> {
+  /** Copies every disk of the view, scratch included, to a file of its own, fsynced; returns their paths. */
+  async materialise(id: string, onProgress: ProgressHandler, signal: AbortSignal): Promise<string[]> {
     const { context } = this;
-    const open = this.open_.get(id) ?? this.get(id);
+    const open = this.get(id);
     await this.listener.closing(open);
     const directory = `${context.directory}/committed`;
     await context.storage.makeDirectory(directory);
     const files: string[] = [];
-    for (const disk of context.manifest.state.disks.values()) {
-      const path = `${directory}/${disk.name}.raw`;
-      await materialiseDisk({ view: open.view, disk: disk.index, storage: context.storage, path });
+    for (const [index, name] of [...open.disks.keys()].entries()) {
+      const path = `${directory}/${name}.raw`;
+      // Left by a run that was cut short.
+      await context.storage.remove(path);
+      const progress: ProgressHandler = (done, total) => onProgress(index * total + done, open.disks.size * total);
+      await this.copyDisk(id, name, path, progress, signal);
       files.push(path);
     }
     return files;
   }
 
-  /** The NBD backends of an open view, by disk name. */
-  backends(id: string): Map<string, ExportBackend> {
+  /** Copies one disk of an open view to a new sparse raw file. */
+  async copyDisk(id: string, disk: string, path: string, onProgress: ProgressHandler, signal: AbortSignal): Promise<void> {
     const { view } = this.get(id);
-    const disks = [...this.context.manifest.state.disks.values()].filter((disk) => view.disks.has(disk.index));
-    return new Map(disks.map((disk) => [disk.name, view.disk(disk.index)]));
+    await copyDisk({ source: view.disk(this.indexOf(disk)), storage: this.context.storage, path, onProgress, signal });
+  }
+
+  /** SHA-256 of one disk of an open view, as its clients see it. */
+  hash(id: string, disk: string, signal: AbortSignal): Promise<string> {
+    return hashDisk(this.get(id).view.disk(this.indexOf(disk)), { signal });
   }
 
   async closeAll(): Promise<void> {
@@ -146,8 +156,14 @@ export class ViewRegistry {
     this.open_.clear();
   }
 
+  private indexOf(disk: string): number {
+    const found = [...this.context.manifest.state.disks.values()].find(({ name }) => name === disk);
+    if (found === undefined) throw new TidemarkError('disk-unknown', `Group ${this.context.name} has no disk ${disk}.`);
+    return found.index;
+  }
+
   private checkpointOf(record: ViewRecord): Checkpoint {
-    return resolveCheckpoint(this.context.checkpoints(), { by: 'id', id: record.checkpoint });
+    return resolveCheckpoint(this.context.checkpoints(), { by: 'id', checkpoint: record.checkpoint, allowIncomplete: true });
   }
 
   private async start(record: ViewRecord, checkpoint: Checkpoint): Promise<OpenView> {
@@ -161,13 +177,14 @@ export class ViewRegistry {
       storage: context.storage,
       directory,
       cut: await context.journal.cut(checkpoint.vector),
-      replicas: context.replicas,
+      replica: context.replicas.replica,
       disks,
       scratchLimitBytes: record.scratchLimitBytes,
       key: context.key,
       random: context.random,
     });
-    const open = { record, checkpoint, view };
+    const backends = new Map(disks.map((disk) => [disk.name, view.disk(disk.index)]));
+    const open: OpenView = { record, checkpoint, view, disks: backends };
     this.open_.set(record.id, open);
     this.listener.opened(open);
     return open;

@@ -1,0 +1,176 @@
+/** Operations of a target group besides the transitions: pin, unpin, verify, export, resolve-fork, rebuild. */
+import { spawn } from 'node:child_process';
+import { rm } from 'node:fs/promises';
+import { TidemarkError } from '../core/errors.js';
+import type { CheckpointSelector } from '../target/checkpoints.js';
+import { resolveCheckpoint } from '../target/checkpoints.js';
+import type { TargetGroup } from '../target/group.js';
+import type { OperationPlan, StepContext } from '../target/operations.js';
+
+const quick = { mustFinish: false, exclusive: false } as const;
+
+/** `rebuildCatalogue`: remakes the index of this agent from the manifests. */
+export function groupPlans(
+  group: TargetGroup,
+  rebuildCatalogue: () => Promise<number>,
+): ReadonlyMap<string, OperationPlan> {
+  return new Map<string, OperationPlan>([
+    [
+      'pin',
+      {
+        ...quick,
+        prepare: async (context, args) => {
+          const checkpoint = resolveCheckpoint(context.checkpoints(), args['at'] as CheckpointSelector);
+          const { pin: id, reason } = args as { pin: string; reason: string };
+          await context.manifest.append({ type: 'pin', id, checkpoint: checkpoint.id, reason, removed: false });
+          return { checkpoint: checkpoint.id };
+        },
+        steps: [],
+      },
+    ],
+    [
+      'unpin',
+      {
+        ...quick,
+        prepare: async (context, args) => {
+          const known = context.manifest.state.pins.get(String(args['pin']));
+          if (known !== undefined) await context.manifest.append({ ...known, removed: true });
+          return { found: known !== undefined };
+        },
+        steps: [],
+      },
+    ],
+    ['verify', { ...quick, prepare: prepareVerify, steps: [{ name: 'read', run: (step) => verify(group, step) }] }],
+    ['export', { ...quick, prepare: prepareExport, steps: [{ name: 'copied', run: (step) => exportDisks(group, step) }] }],
+    [
+      'resolve-fork',
+      {
+        mustFinish: false,
+        exclusive: true,
+        prepare: (_context, args) => Promise.resolve({ keep: args['keep'] }),
+        steps: [{ name: 'epoch', run: (step) => resolveFork(step) }],
+      },
+    ],
+    [
+      'rebuild',
+      {
+        ...quick,
+        prepare: () => Promise.resolve({}),
+        steps: [{ name: 'rebuilt', run: async () => ({ rows: await rebuildCatalogue() }) }],
+      },
+    ],
+  ]);
+}
+
+type Prepare = OperationPlan['prepare'];
+
+const prepareVerify: Prepare = (context, args) => {
+  const at = args['at'] as CheckpointSelector | undefined;
+  return Promise.resolve(at === undefined ? {} : { checkpoint: resolveCheckpoint(context.checkpoints(), at).id });
+};
+
+/** Reads all that is asked for and checks every checksum; a finding fails the operation with its code. */
+async function verify(group: TargetGroup, step: StepContext): Promise<Record<string, unknown>> {
+  const { journal, replicas, manifest } = group.context;
+  const args = step.record.arguments as { journal: boolean; replica: boolean };
+  const replicaBytes = [...manifest.state.disks.values()].reduce((sum, disk) => sum + disk.sizeBytes, 0);
+  const journalBytes = journal.usage.bytes;
+  const totalBytes = (args.journal ? journalBytes : 0) + (args.replica ? replicaBytes : 0);
+  let before = 0;
+  if (args.journal) {
+    await journal.verify((done) => step.progress(Math.min(done, journalBytes), totalBytes), step.signal);
+    before = journalBytes;
+  }
+  if (args.replica) {
+    const damaged = await replicas.verify((done) => step.progress(before + done, totalBytes), step.signal);
+    if (damaged.length > 0) {
+      const list = damaged.slice(0, 5).map(({ disk, chunk }) => `${manifest.state.disks.get(disk)?.name ?? disk} chunk ${chunk}`);
+      throw new TidemarkError('replica-mismatch', `${damaged.length} chunks of the replica do not match their digests: ${list.join(', ')}.`);
+    }
+  }
+  const checkpoint = step.record.result?.['checkpoint'];
+  if (typeof checkpoint !== 'string') return { journalBytes, replicaBytes };
+  const digests: Record<string, string> = {};
+  const view = await group.views.open(temporaryView(step.record.id, checkpoint));
+  try {
+    for (const name of view.disks.keys()) digests[name] = await group.views.hash(view.record.id, name, step.signal);
+  } finally {
+    await group.views.close(view.record.id);
+  }
+  return { journalBytes, replicaBytes, checkpoint, sha256: digests };
+}
+
+function temporaryView(operation: string, checkpoint: string): Parameters<TargetGroup['views']['open']>[0] {
+  const id = `op-${operation.toLowerCase().replaceAll(/[^a-z0-9.-]/g, '-')}`.slice(0, 60);
+  return { id, at: { by: 'id', checkpoint, allowIncomplete: true }, purpose: 'browse', scratchLimitBytes: 1024 * 1024 };
+}
+
+const prepareExport: Prepare = (context, args) => {
+  const checkpoint = resolveCheckpoint(context.checkpoints(), args['at'] as CheckpointSelector);
+  const known = new Set([...context.manifest.state.disks.values()].map(({ name }) => name));
+  for (const name of (args['disks'] as string[] | undefined) ?? []) {
+    if (!known.has(name)) throw new TidemarkError('disk-unknown', `Group ${context.name} has no disk ${name}.`, { path: 'arguments.disks' });
+  }
+  return Promise.resolve({ checkpoint: checkpoint.id });
+};
+
+async function exportDisks(group: TargetGroup, step: StepContext): Promise<Record<string, unknown>> {
+  const { directory, format, disks } = step.record.arguments as { directory: string; format: 'raw' | 'qcow2'; disks?: string[] };
+  const checkpoint = String(step.record.result?.['checkpoint']);
+  const view = await group.views.open(temporaryView(step.record.id, checkpoint));
+  try {
+    const chosen = [...view.disks.keys()].filter((name) => disks === undefined || disks.includes(name));
+    const files: string[] = [];
+    for (const [index, name] of chosen.entries()) {
+      const raw = `${directory}/${group.name}-${name}-${checkpoint}.raw`;
+      const progress = (done: number, total: number): void => step.progress(index * total + done, chosen.length * total);
+      await group.views.copyDisk(view.record.id, name, raw, progress, step.signal);
+      files.push(format === 'raw' ? raw : await convert(raw, step.signal));
+    }
+    return { files };
+  } finally {
+    await group.views.close(view.record.id);
+  }
+}
+
+/** qemu-img turns the raw file into qcow2 beside it; the raw file goes. */
+async function convert(raw: string, signal: AbortSignal): Promise<string> {
+  const qcow2 = raw.replace(/\.raw$/, '.qcow2');
+  await run('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', raw, qcow2], signal);
+  await rm(raw);
+  return qcow2;
+}
+
+function run(command: string, args: readonly string[], signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'], signal });
+    let errors = '';
+    child.stderr.setEncoding('utf8').on('data', (text: string) => (errors = (errors + text).slice(-2000)));
+    child.on('error', (cause) => reject(new TidemarkError('storage-io', `${command} could not be run: ${cause.message}`, { cause })));
+    child.on('close', (code) => {
+      if (code === 0) resolve();
+      else reject(new TidemarkError('storage-io', `${command} failed: ${errors.trim()}`));
+    });
+  });
+}
+
+/** `target`: our history stays, the source must start anew behind a higher epoch; `source`: the source's counts. */
+async function resolveFork(step: StepContext): Promise<Record<string, unknown>> {
+  const { group, record } = step;
+  const keep = String(record.result?.['keep']);
+  const current = group.manifest.state.epochs.at(-1);
+  const reason = `resolve-fork ${record.id}`;
+  if (current !== undefined && current.reason !== reason) {
+    const branch = (record.arguments['branch'] as string | undefined) ?? Buffer.from(group.random.bytes(8)).toString('hex');
+    await group.manifest.append({
+      type: 'epoch',
+      epoch: current.epoch + 1,
+      branch: keep === 'source' ? branch : Buffer.from(group.random.bytes(8)).toString('hex'),
+      parentBranch: current.branch,
+      holder: keep === 'source' ? 'source' : current.holder,
+      reason,
+      wallMs: group.clock.wallMs(),
+    });
+  }
+  return { epoch: group.manifest.state.epochs.at(-1)?.epoch };
+}

@@ -1,0 +1,24 @@
+/** From what a person declares to what a target group runs by. */
+import type { TargetGroupSpec } from '../service/group-spec.js';
+import { groupSettingsSchema, type GroupSettings } from '../target/settings.js';
+
+/** Tiers of the declaration say where each begins; the group's say where each ends. */
+export function settingsOf(spec: TargetGroupSpec, extra: { owner: string | null; policyRevision: number }): GroupSettings {
+  const { history } = spec;
+  const windowMs = history.windowSeconds * 1000;
+  const starts = history.tiers.filter((tier) => tier.olderThanSeconds * 1000 < windowMs);
+  const tiers = [{ olderThanSeconds: 0, everySeconds: 0 }, ...starts].map((tier, index, all) => ({
+    untilAgeMs: (all[index + 1]?.olderThanSeconds ?? history.windowSeconds) * 1000,
+    everyMs: tier.everySeconds * 1000,
+  }));
+  return groupSettingsSchema.parse({
+    checkpointIntervalMs: spec.checkpointIntervalSeconds * 1000,
+    tiers,
+    namedAgeMs: windowMs,
+    hardLimitBytes: history.hardLimitBytes,
+    scratchLimitBytes: history.scratchLimitBytes,
+    rollbackKeepHours: history.rollbackKeepHours,
+    failoverReserve: history.failoverReserve,
+    ...extra,
+  });
+}
