@@ -72,7 +72,9 @@ export class NodeFile implements StorageFile {
   async #close(): Promise<void> {
     if (this.#busyCount > 0) await new Promise<void>((resolve) => (this.#idle = resolve));
     await new Promise<void>((resolve, reject) =>
-      fs.close(this.#fd, (error) => (error === null || error === undefined ? resolve() : reject(this.#error('close', error)))),
+      fs.close(this.#fd, (error) =>
+        error === null || error === undefined ? resolve() : reject(this.#error('close', error)),
+      ),
     );
   }
 
