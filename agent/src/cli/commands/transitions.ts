@@ -1,0 +1,200 @@
+/** Commands that start an operation: failover, rollback, commit, verify, group …, journal rebuild, adopt. */
+import { readFileSync } from 'node:fs';
+import { resolve } from 'node:path';
+import type { Command } from 'commander';
+import { parseYaml } from '../../config/load.js';
+import { TidemarkError } from '../../core/errors.js';
+import { declareGroupSchema } from '../../service/group-spec.js';
+import { parseSelector } from '../../service/selector.js';
+import { operationOptions, runOperation, withSession, type CliContext, type OperationOptions } from '../command.js';
+import { atHelp } from './views.js';
+
+type Request = Parameters<typeof runOperation>[2];
+
+export function addTransitionCommands(program: Command, context: CliContext): void {
+  /** `GROUP` as argument, the request made of the options. */
+  const operation = <Options extends OperationOptions>(
+    command: Command,
+    make: (group: string, options: Options) => Request,
+  ): void => {
+    operationOptions(command).action((group: string, options: Options, self: Command) =>
+      withSession(context, self, (session) => runOperation(session, options, make(group, options))),
+    );
+  };
+  const now = (): number => context.terminal.nowMs();
+
+  operation<OperationOptions & { at: string; sourceMayBeAlive?: boolean; maxDataLoss?: string }>(
+    program
+      .command('failover')
+      .argument('<group>')
+      .description('recover the group here; uncommitted until commit or rollback')
+      .option('--at <checkpoint>', atHelp, 'latest')
+      .option('--source-may-be-alive', 'go on although the source was not confirmed to be stopped')
+      .option('--max-data-loss <seconds>', 'refuse when more would be lost'),
+    (group, options) => ({
+      kind: 'failover',
+      group,
+      arguments: {
+        at: parseSelector(options.at, now()),
+        sourceMayBeAlive: options.sourceMayBeAlive === true,
+        ...(options.maxDataLoss === undefined
+          ? {}
+          : { maxDataLossSeconds: numberOf(options.maxDataLoss, 'max-data-loss') }),
+      },
+    }),
+  );
+  operation<OperationOptions & { keepHours: string }>(
+    program
+      .command('rollback')
+      .argument('<group>')
+      .description('undo an uncommitted failover')
+      .option('--keep-hours <hours>', 'how long its writes stay as a named view', '168'),
+    (group, options) => ({
+      kind: 'rollback',
+      group,
+      arguments: { keepHours: numberOf(options.keepHours, 'keep-hours') },
+    }),
+  );
+  operation(
+    program.command('commit').argument('<group>').description('make a failover permanent; there is no way back'),
+    (group) => ({ kind: 'commit', group, arguments: {} }),
+  );
+  operation<OperationOptions & { at?: string; journal: boolean; replica: boolean }>(
+    program
+      .command('verify')
+      .argument('<group>')
+      .description('read every byte kept and check it (exit code 5 when one is wrong)')
+      .option('--no-journal', 'leave the journal out')
+      .option('--no-replica', 'leave the replica out')
+      .option('--at <checkpoint>', `also read one checkpoint whole: ${atHelp}`),
+    (group, options) => ({
+      kind: 'verify',
+      group,
+      arguments: {
+        journal: options.journal,
+        replica: options.replica,
+        ...(options.at === undefined ? {} : { at: parseSelector(options.at, now()) }),
+      },
+    }),
+  );
+
+  const group = program.command('group').description('declare, change, mend and remove a group');
+  group
+    .command('declare')
+    .argument('<group>')
+    .argument('<file>', 'YAML: streams, disks, history, checkpointIntervalSeconds, encryptionKeyFile')
+    .description('create or change a target group')
+    .action((name: string, file: string, _options, self: Command) =>
+      withSession(context, self, async (session) => {
+        const spec = parseYaml(read(file), file, declareGroupSchema.shape.spec);
+        const status = await session.client.declareGroup(name, { spec });
+        session.print(status, () => `group ${name} is declared, policy revision ${status.policyRevision}\n`);
+      }),
+    );
+  group
+    .command('remove')
+    .argument('<group>')
+    .option('--grace-days <days>', 'how long journal and replica stay', '7')
+    .description('stop protecting; what is kept stays for some days')
+    .action((name: string, options: { graceDays: string }, self: Command) =>
+      withSession(context, self, async (session) => {
+        await session.client.removeGroup(name, { graceDays: numberOf(options.graceDays, 'grace-days') });
+        session.print({ removed: name }, () => `group ${name} is retired\n`);
+      }),
+    );
+  operation<OperationOptions & { keep: 'source' | 'target'; branch?: string }>(
+    group
+      .command('resolve')
+      .argument('<group>')
+      .description('after a fork: choose whose history goes on')
+      .requiredOption('--keep <side>', 'source or target')
+      .option('--branch <branch>', 'the branch that is meant, as status shows it'),
+    (name, options) => ({
+      kind: 'resolve-fork',
+      group: name,
+      arguments: { keep: options.keep, ...(options.branch === undefined ? {} : { branch: options.branch }) },
+    }),
+  );
+  operation<OperationOptions & { at: string; pin: string; reason: string }>(
+    group
+      .command('pin')
+      .argument('<group>')
+      .description('keep a checkpoint whatever retention says')
+      .requiredOption('--pin <name>', 'name of the pin')
+      .requiredOption('--at <checkpoint>', atHelp)
+      .option('--reason <text>', 'why', 'pinned by hand'),
+    (name, options) => ({
+      kind: 'pin',
+      group: name,
+      arguments: { pin: options.pin, at: parseSelector(options.at, now()), reason: options.reason },
+    }),
+  );
+  operation<OperationOptions & { pin: string }>(
+    group
+      .command('unpin')
+      .argument('<group>')
+      .description('let retention have it again')
+      .requiredOption('--pin <name>', 'name of the pin'),
+    (name, options) => ({ kind: 'unpin', group: name, arguments: { pin: options.pin } }),
+  );
+  operation<OperationOptions & { disk?: string[] }>(
+    group
+      .command('sync')
+      .argument('<group>')
+      .description('compare source and replica by digests and mend what differs')
+      .option('--disk <name...>', 'only these disks'),
+    (name, options) => ({
+      kind: 'sync',
+      group: name,
+      arguments: options.disk === undefined ? {} : { disks: options.disk },
+    }),
+  );
+
+  const journal = program.command('journal').description('upkeep of journals');
+  operation(
+    journal
+      .command('rebuild')
+      .argument('<group>')
+      .description("remake the database from the group's journal directory"),
+    (name) => ({ kind: 'rebuild', group: name, arguments: {} }),
+  );
+  operationOptions(
+    program
+      .command('adopt')
+      .argument('<directory>', 'journal directory of the group, on the agent host')
+      .description('take over the journal of a dead appliance')
+      .requiredOption('--group <group>', 'name of the group here')
+      .option('--encryption-key-file <file>', 'on the agent host'),
+  ).action(
+    (directory: string, options: OperationOptions & { group: string; encryptionKeyFile?: string }, self: Command) =>
+      withSession(context, self, (session) =>
+        runOperation(session, options, {
+          kind: 'adopt',
+          group: options.group,
+          arguments: {
+            directory: resolve(directory),
+            ...(options.encryptionKeyFile === undefined
+              ? {}
+              : { encryptionKeyFile: resolve(options.encryptionKeyFile) }),
+          },
+        }),
+      ),
+  );
+}
+
+function numberOf(text: string, option: string): number {
+  const value = Number(text);
+  if (text.trim() !== '' && Number.isFinite(value) && value >= 0) return value;
+  throw new TidemarkError('request-invalid', `--${option} is a number, not ${JSON.stringify(text)}`, { path: option });
+}
+
+function read(file: string): string {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch (cause) {
+    throw new TidemarkError('request-invalid', `cannot read ${file}: ${(cause as Error).message}`, {
+      path: file,
+      cause,
+    });
+  }
+}

@@ -1,0 +1,57 @@
+/** Copies an NBD export into a file with `qemu-img convert`; sparse, never over an existing file. */
+import { spawn } from 'node:child_process';
+import { existsSync, renameSync, rmSync } from 'node:fs';
+import { TidemarkError } from '../core/errors.js';
+
+export interface Conversion {
+  /** NBD URI. */
+  readonly uri: string;
+  /** Must not exist (`storage-exists`); appears under this name only when whole. */
+  readonly file: string;
+  readonly format: 'raw' | 'qcow2';
+  /** Share done, 0 to 1. */
+  readonly onProgress: (share: number) => void;
+  readonly signal: AbortSignal;
+}
+
+/** Throws `storage-exists`, `storage-io` (with qemu-img's own words), or the signal's reason. */
+export async function convertDisk(conversion: Conversion): Promise<void> {
+  const { uri, file, format, signal } = conversion;
+  if (existsSync(file)) throw new TidemarkError('storage-exists', `${file} exists`, { path: file });
+  signal.throwIfAborted();
+  const partial = `${file}.partial`;
+  rmSync(partial, { force: true });
+  try {
+    await runQemuImg(['convert', '-p', '-W', '-f', 'raw', '-O', format, uri, partial], conversion);
+    renameSync(partial, file);
+  } finally {
+    rmSync(partial, { force: true });
+  }
+}
+
+function runQemuImg(args: string[], { file, onProgress, signal }: Conversion): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const child = spawn('qemu-img', args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const stop = (): void => void child.kill('SIGTERM');
+    signal.addEventListener('abort', stop, { once: true });
+    let said = '';
+    child.stderr.setEncoding('utf8').on('data', (text: string) => (said = (said + text).slice(-2000)));
+    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      const percent = [...text.matchAll(/\((\d+\.\d+)\/100%\)/g)].at(-1)?.[1];
+      if (percent !== undefined) onProgress(Number(percent) / 100);
+    });
+    child.on('error', (cause) =>
+      reject(
+        new TidemarkError('storage-io', `qemu-img cannot be run (Debian package qemu-utils): ${cause.message}`, {
+          cause,
+        }),
+      ),
+    );
+    child.on('close', (code) => {
+      signal.removeEventListener('abort', stop);
+      if (signal.aborted) reject(signal.reason as Error);
+      else if (code === 0) resolve();
+      else reject(new TidemarkError('storage-io', `qemu-img convert failed: ${said.trim()}`, { path: file }));
+    });
+  });
+}
