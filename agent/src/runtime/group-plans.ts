@@ -41,7 +41,10 @@ export function groupPlans(
       },
     ],
     ['verify', { ...quick, prepare: prepareVerify, steps: [{ name: 'read', run: (step) => verify(group, step) }] }],
-    ['export', { ...quick, prepare: prepareExport, steps: [{ name: 'copied', run: (step) => exportDisks(group, step) }] }],
+    [
+      'export',
+      { ...quick, prepare: prepareExport, steps: [{ name: 'copied', run: (step) => exportDisks(group, step) }] },
+    ],
     [
       'resolve-fork',
       {
@@ -51,6 +54,8 @@ export function groupPlans(
         steps: [{ name: 'epoch', run: (step) => resolveFork(step) }],
       },
     ],
+    // The directory was taken over before the group could record anything; the record says that it was.
+    ['adopt', { ...quick, prepare: () => Promise.resolve({}), steps: [] }],
     [
       'rebuild',
       {
@@ -84,8 +89,13 @@ async function verify(group: TargetGroup, step: StepContext): Promise<Record<str
   if (args.replica) {
     const damaged = await replicas.verify((done) => step.progress(before + done, totalBytes), step.signal);
     if (damaged.length > 0) {
-      const list = damaged.slice(0, 5).map(({ disk, chunk }) => `${manifest.state.disks.get(disk)?.name ?? disk} chunk ${chunk}`);
-      throw new TidemarkError('replica-mismatch', `${damaged.length} chunks of the replica do not match their digests: ${list.join(', ')}.`);
+      const list = damaged
+        .slice(0, 5)
+        .map(({ disk, chunk }) => `${manifest.state.disks.get(disk)?.name ?? disk} chunk ${chunk}`);
+      throw new TidemarkError(
+        'replica-mismatch',
+        `${damaged.length} chunks of the replica do not match their digests: ${list.join(', ')}.`,
+      );
     }
   }
   const checkpoint = step.record.result?.['checkpoint'];
@@ -109,13 +119,20 @@ const prepareExport: Prepare = (context, args) => {
   const checkpoint = resolveCheckpoint(context.checkpoints(), args['at'] as CheckpointSelector);
   const known = new Set([...context.manifest.state.disks.values()].map(({ name }) => name));
   for (const name of (args['disks'] as string[] | undefined) ?? []) {
-    if (!known.has(name)) throw new TidemarkError('disk-unknown', `Group ${context.name} has no disk ${name}.`, { path: 'arguments.disks' });
+    if (!known.has(name))
+      throw new TidemarkError('disk-unknown', `Group ${context.name} has no disk ${name}.`, {
+        path: 'arguments.disks',
+      });
   }
   return Promise.resolve({ checkpoint: checkpoint.id });
 };
 
 async function exportDisks(group: TargetGroup, step: StepContext): Promise<Record<string, unknown>> {
-  const { directory, format, disks } = step.record.arguments as { directory: string; format: 'raw' | 'qcow2'; disks?: string[] };
+  const { directory, format, disks } = step.record.arguments as {
+    directory: string;
+    format: 'raw' | 'qcow2';
+    disks?: string[];
+  };
   const checkpoint = String(step.record.result?.['checkpoint']);
   const view = await group.views.open(temporaryView(step.record.id, checkpoint));
   try {
@@ -123,7 +140,8 @@ async function exportDisks(group: TargetGroup, step: StepContext): Promise<Recor
     const files: string[] = [];
     for (const [index, name] of chosen.entries()) {
       const raw = `${directory}/${group.name}-${name}-${checkpoint}.raw`;
-      const progress = (done: number, total: number): void => step.progress(index * total + done, chosen.length * total);
+      const progress = (done: number, total: number): void =>
+        step.progress(index * total + done, chosen.length * total);
       await group.views.copyDisk(view.record.id, name, raw, progress, step.signal);
       files.push(format === 'raw' ? raw : await convert(raw, step.signal));
     }
@@ -146,7 +164,9 @@ function run(command: string, args: readonly string[], signal: AbortSignal): Pro
     const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'], signal });
     let errors = '';
     child.stderr.setEncoding('utf8').on('data', (text: string) => (errors = (errors + text).slice(-2000)));
-    child.on('error', (cause) => reject(new TidemarkError('storage-io', `${command} could not be run: ${cause.message}`, { cause })));
+    child.on('error', (cause) =>
+      reject(new TidemarkError('storage-io', `${command} could not be run: ${cause.message}`, { cause })),
+    );
     child.on('close', (code) => {
       if (code === 0) resolve();
       else reject(new TidemarkError('storage-io', `${command} failed: ${errors.trim()}`));
@@ -161,7 +181,8 @@ async function resolveFork(step: StepContext): Promise<Record<string, unknown>> 
   const current = group.manifest.state.epochs.at(-1);
   const reason = `resolve-fork ${record.id}`;
   if (current !== undefined && current.reason !== reason) {
-    const branch = (record.arguments['branch'] as string | undefined) ?? Buffer.from(group.random.bytes(8)).toString('hex');
+    const branch =
+      (record.arguments['branch'] as string | undefined) ?? Buffer.from(group.random.bytes(8)).toString('hex');
     await group.manifest.append({
       type: 'epoch',
       epoch: current.epoch + 1,

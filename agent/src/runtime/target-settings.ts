@@ -3,7 +3,10 @@ import type { TargetGroupSpec } from '../service/group-spec.js';
 import { groupSettingsSchema, type GroupSettings } from '../target/settings.js';
 
 /** Tiers of the declaration say where each begins; the group's say where each ends. */
-export function settingsOf(spec: TargetGroupSpec, extra: { owner: string | null; policyRevision: number }): GroupSettings {
+export function settingsOf(
+  spec: TargetGroupSpec,
+  extra: { owner: string | null; policyRevision: number },
+): GroupSettings {
   const { history } = spec;
   const windowMs = history.windowSeconds * 1000;
   const starts = history.tiers.filter((tier) => tier.olderThanSeconds * 1000 < windowMs);

@@ -143,17 +143,29 @@ export class TargetSide {
     if (owner !== null && knownOwner !== null && owner !== knownOwner) {
       throw new TidemarkError('group-exists', `Group ${group.name} belongs to ${knownOwner}.`, { path: 'owner' });
     }
-    const disks = [...state.disks.values()].map(({ name, sizeBytes, stream }) => ({ name, sizeBytes, stream: state.streams.get(stream) }));
+    const disks = [...state.disks.values()].map(({ name, sizeBytes, stream }) => ({
+      name,
+      sizeBytes,
+      stream: state.streams.get(stream),
+    }));
     const declared = spec.disks.map(({ name, sizeBytes, stream }) => ({ name, sizeBytes, stream }));
-    if (JSON.stringify(disks) !== JSON.stringify(declared) || JSON.stringify([...state.streams.values()]) !== JSON.stringify(spec.streams)) {
-      throw new TidemarkError('group-exists', `Group ${group.name} exists with other disks or streams.`, { path: 'disks' });
+    if (
+      JSON.stringify(disks) !== JSON.stringify(declared) ||
+      JSON.stringify([...state.streams.values()]) !== JSON.stringify(spec.streams)
+    ) {
+      throw new TidemarkError('group-exists', `Group ${group.name} exists with other disks or streams.`, {
+        path: 'disks',
+      });
     }
     const settings = settingsOf(spec, { owner: owner ?? knownOwner, policyRevision });
     if (JSON.stringify(settings) === JSON.stringify(group.context.settings)) return;
     await group.changeSettings({ ...settings, policyRevision: policyRevision + 1 });
   }
 
-  private async groupOptions(name: string, keyFile: string | undefined): Promise<Parameters<typeof TargetGroup.open>[0]> {
+  private async groupOptions(
+    name: string,
+    keyFile: string | undefined,
+  ): Promise<Parameters<typeof TargetGroup.open>[0]> {
     const { storage, clock, random, events, directory, readKey } = this.options;
     const key = keyFile === undefined ? undefined : await readKey(keyFile);
     return { storage, clock, random, events, directory: `${directory}/${name}`, key, views: this.viewListener(name) };

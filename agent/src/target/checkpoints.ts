@@ -84,11 +84,18 @@ export function resolveCheckpoint(checkpoints: readonly Checkpoint[], selector: 
     }
   })();
   if (found !== undefined && !found.complete && !(selector.by === 'id' && selector.allowIncomplete === true)) {
-    throw new TidemarkError('checkpoint-incomplete', `Checkpoint ${found.id} misses disks ${found.disksMissing.join(', ')}.`);
+    throw new TidemarkError(
+      'checkpoint-incomplete',
+      `Checkpoint ${found.id} misses disks ${found.disksMissing.join(', ')}.`,
+    );
   }
   if (found !== undefined) return found;
   const what =
-    selector.by === 'id' ? `id ${selector.checkpoint}` : selector.by === 'label' ? `label ${selector.label}` : selector.by;
+    selector.by === 'id'
+      ? `id ${selector.checkpoint}`
+      : selector.by === 'label'
+        ? `label ${selector.label}`
+        : selector.by;
   throw new TidemarkError(
     'checkpoint-unknown',
     `No checkpoint matches ${what}; ${complete.length} complete ones are listed.`,

@@ -62,6 +62,7 @@ export class TargetGroup implements SessionGroup {
   private upkeepRun: Promise<void> = Promise.resolve();
   /** How far the source's clock is behind ours, estimated from its pings; 0 until the first. */
   private sourceClockBehindMs = 0;
+  private readonly durableWatchers = new Set<() => void>();
   private closed = false;
   private cached: { marks: number; promoted: unknown; barriers: number; list: Checkpoint[] } | undefined;
 
@@ -192,6 +193,10 @@ export class TargetGroup implements SessionGroup {
 
   get connectedStreams(): number[] {
     return [...this.sessions.keys()];
+  }
+
+  sessionList(): TargetSession[] {
+    return [...this.sessions.values()];
   }
 
   /** Recoverable checkpoints, oldest first. */
@@ -330,6 +335,27 @@ export class TargetGroup implements SessionGroup {
     return id;
   }
 
+  /** Resolves when the checkpoint can be recovered; rejects with `barrier-broken` after `timeoutMs`. */
+  waitForCheckpoint(id: string, timeoutMs: number): Promise<Checkpoint> {
+    return new Promise((resolve, reject) => {
+      const look = (): void => {
+        const found = this.checkpoints().find((checkpoint) => checkpoint.id === id);
+        if (found === undefined) return;
+        this.durableWatchers.delete(look);
+        timer.cancel();
+        resolve(found);
+      };
+      const timer = this.context.clock.after(timeoutMs, () => {
+        this.durableWatchers.delete(look);
+        reject(
+          new TidemarkError('barrier-broken', `Checkpoint ${id} did not become durable in ${timeoutMs / 1000} s.`),
+        );
+      });
+      this.durableWatchers.add(look);
+      look();
+    });
+  }
+
   /** Durable when it returns; in force from then on. */
   async changeSettings(settings: GroupSettings): Promise<void> {
     await this.context.manifest.append({ type: 'settings', settings: { ...settings } });
@@ -386,6 +412,7 @@ export class TargetGroup implements SessionGroup {
 
   private onDurable(): void {
     for (const session of this.sessions.values()) session.sendAck();
+    for (const look of [...this.durableWatchers]) look();
     this.balance();
   }
 

@@ -87,11 +87,16 @@ export class Operations {
     const record = await this.lock.run(async () => {
       const known = this.group.manifest.state.operations.get(request.id);
       if (known !== undefined) {
-        if (known.kind === request.kind && JSON.stringify(known.arguments) === JSON.stringify(request.arguments)) return known;
-        throw new TidemarkError('operation-conflict', `Operation ${request.id} was a ${known.kind} with other arguments.`);
+        if (known.kind === request.kind && JSON.stringify(known.arguments) === JSON.stringify(request.arguments))
+          return known;
+        throw new TidemarkError(
+          'operation-conflict',
+          `Operation ${request.id} was a ${known.kind} with other arguments.`,
+        );
       }
       const holder = plan.exclusive ? this.exclusiveHolder() : undefined;
-      if (holder !== undefined) throw new TidemarkError('operation-running', `Operation ${holder} holds group ${this.group.name}.`);
+      if (holder !== undefined)
+        throw new TidemarkError('operation-running', `Operation ${holder} holds group ${this.group.name}.`);
       const result = await plan.prepare(this.group, request.arguments, request.id);
       return this.record({ ...request, step: 'started', result, startedMs: this.group.clock.wallMs() });
     });
@@ -119,7 +124,10 @@ export class Operations {
     const running = this.active.get(id);
     if (running === undefined) return;
     if (this.planOf(running.record.kind).mustFinish) {
-      throw new TidemarkError('illegal-state', `Operation ${id} (${running.record.kind}) cannot be stopped once it started.`);
+      throw new TidemarkError(
+        'illegal-state',
+        `Operation ${id} (${running.record.kind}) cannot be stopped once it started.`,
+      );
     }
     running.abort.abort(new TidemarkError('shutting-down', `Operation ${id} was cancelled.`));
   }
@@ -131,7 +139,8 @@ export class Operations {
 
   private planOf(kind: string): OperationPlan {
     const plan = this.plans.get(kind);
-    if (plan === undefined) throw new TidemarkError('request-invalid', `There is no operation ${kind}.`, { path: 'kind' });
+    if (plan === undefined)
+      throw new TidemarkError('request-invalid', `There is no operation ${kind}.`, { path: 'kind' });
     return plan;
   }
 
@@ -179,9 +188,17 @@ export class Operations {
     } catch (error) {
       if (!isTidemarkError(error)) throw error;
       const { code, message } = error;
-      group.events.emit('operation-failed', { group: group.name, operation: running.record.id, step: running.record.step, code, error: message });
+      group.events.emit('operation-failed', {
+        group: group.name,
+        operation: running.record.id,
+        step: running.record.step,
+        code,
+        error: message,
+      });
       if (plan.mustFinish) throw error;
-      await this.advance(running, running.abort.signal.aborted ? 'cancelled' : 'failed', { error: { code, message, path: error.path ?? null } });
+      await this.advance(running, running.abort.signal.aborted ? 'cancelled' : 'failed', {
+        error: { code, message, path: error.path ?? null },
+      });
       throw error;
     }
     group.events.emit('operation-done', { group: group.name, operation: running.record.id, kind: running.record.kind });

@@ -49,6 +49,7 @@ const sourceFrames: ReadonlySet<FrameType> = new Set([
 const helloTimeoutMs = 10_000;
 const ackIntervalMs = 1000;
 const clockSampleCountMax = 16;
+const rateSampleCountMax = 6;
 /** Without any frame for this long the connection is dead (the source pings every 5 s). */
 const silenceMsMax = 20_000;
 
@@ -56,7 +57,10 @@ export class TargetSession implements IngestSource, BarrierParticipant {
   closed = false;
   stream = -1;
   incarnation = 0;
-  peerName: string;
+  readonly peerName: string;
+  readonly address: string;
+  /** Wall time of the connection, milliseconds. */
+  readonly sinceMs: number;
   /** Blocks and bytes taken since the start of this connection. */
   blockCount = 0;
   receivedBytes = 0;
@@ -69,6 +73,7 @@ export class TargetSession implements IngestSource, BarrierParticipant {
   private timer: Timer;
   private greeting = false;
   private readonly clockSamples: number[] = [];
+  private readonly rateSamples: { atMs: number; bytes: number }[] = [];
 
   constructor(
     private readonly connection: Connection,
@@ -76,6 +81,8 @@ export class TargetSession implements IngestSource, BarrierParticipant {
     private readonly lookup: GroupLookup,
   ) {
     this.peerName = connection.peer.name;
+    this.address = connection.peer.address;
+    this.sinceMs = clock.wallMs();
     this.lastHeardMs = clock.monotonicMs();
     connection.onClose((reason) => this.finish(reason));
     connection.onDrain(() => undefined);
@@ -89,6 +96,19 @@ export class TargetSession implements IngestSource, BarrierParticipant {
     this.connection.send(encodeJsonFrame(FrameType.refuse, { code, message: message.slice(0, 1024) }));
     this.connection.close(`${code}: ${message}`);
     this.finish(message);
+  }
+
+  /** Our clock minus the source's, one network way at most too much; undefined before the first ping. */
+  get clockBehindMs(): number | undefined {
+    return this.clockSamples.length === 0 ? undefined : Math.min(...this.clockSamples);
+  }
+
+  /** Received over the last whole seconds, at most five. */
+  bytesPerSecond(): number {
+    const first = this.rateSamples[0];
+    const last = this.rateSamples.at(-1);
+    if (first === undefined || last === undefined || last.atMs <= first.atMs) return 0;
+    return ((last.bytes - first.bytes) * 1000) / (last.atMs - first.atMs);
   }
 
   /** Stops or goes on reading (back-pressure). */
@@ -202,6 +222,8 @@ export class TargetSession implements IngestSource, BarrierParticipant {
         this.close('peer-unreachable', 'Nothing was heard from the source for 20 s.');
         return;
       }
+      this.rateSamples.push({ atMs: this.clock.monotonicMs(), bytes: this.receivedBytes });
+      if (this.rateSamples.length > rateSampleCountMax) this.rateSamples.shift();
       this.sendAck();
       this.deltaSync?.tick();
       this.keepAlive();
@@ -224,7 +246,7 @@ export class TargetSession implements IngestSource, BarrierParticipant {
     this.send(FrameType.pong, { id: ping.id, wallMs });
     this.clockSamples.push(wallMs - ping.wallMs);
     if (this.clockSamples.length > clockSampleCountMax) this.clockSamples.shift();
-    group.observeSourceClock(Math.min(...this.clockSamples));
+    group.observeSourceClock(this.clockBehindMs ?? 0);
   }
 
   private sendPieces(pieces: readonly Uint8Array[]): void {

@@ -33,7 +33,14 @@ export interface TransitionHost {
 
 export function transitionPlans(host: TransitionHost): Map<string, OperationPlan> {
   return new Map<string, OperationPlan>([
-    ['failover', { ...always, prepare: (group, args, id) => prepareFailover(host, group, args as unknown as FailoverArguments, id), steps: failoverSteps(host) }],
+    [
+      'failover',
+      {
+        ...always,
+        prepare: (group, args, id) => prepareFailover(host, group, args as unknown as FailoverArguments, id),
+        steps: failoverSteps(host),
+      },
+    ],
     ['rollback', { ...always, prepare: (group) => prepareOnView(group, 'rollback'), steps: rollbackSteps(host) }],
     [
       'commit',
@@ -60,7 +67,10 @@ async function prepareFailover(
 ): Promise<OperationResult> {
   checkTransition(group.name, group.manifest.state.state, 'failover');
   if (!args.sourceMayBeAlive && host.sourceConnected()) {
-    throw new TidemarkError('illegal-state', `The source of ${group.name} is connected: stop it, or say that it may be alive.`);
+    throw new TidemarkError(
+      'illegal-state',
+      `The source of ${group.name} is connected: stop it, or say that it may be alive.`,
+    );
   }
   const checkpoint = resolveCheckpoint(group.checkpoints(), args.at);
   const lossSeconds = Math.max(0, (group.sourceNowMs() - checkpoint.sourceTimeMs) / 1000);
@@ -71,7 +81,13 @@ async function prepareFailover(
     );
   }
   // Pinned in the same locked section as it was chosen: it cannot expire before the view holds it.
-  await group.manifest.append({ type: 'pin', id: `operation-${id}`, checkpoint: checkpoint.id, reason: 'failover', removed: false });
+  await group.manifest.append({
+    type: 'pin',
+    id: `operation-${id}`,
+    checkpoint: checkpoint.id,
+    reason: 'failover',
+    removed: false,
+  });
   return { checkpoint: checkpoint.id, lossSeconds };
 }
 
@@ -128,8 +144,19 @@ function failoverSteps(host: TransitionHost): OperationStep[] {
         const view = `production-${record.id}`;
         const checkpoint = String(record.result?.['checkpoint']);
         const { scratchLimitBytes } = group.settings;
-        await host.views.open({ id: view, at: { by: 'id', checkpoint, allowIncomplete: true }, purpose: 'production', scratchLimitBytes });
-        await group.manifest.append({ type: 'pin', id: `operation-${record.id}`, checkpoint, reason: 'failover', removed: true });
+        await host.views.open({
+          id: view,
+          at: { by: 'id', checkpoint, allowIncomplete: true },
+          purpose: 'production',
+          scratchLimitBytes,
+        });
+        await group.manifest.append({
+          type: 'pin',
+          id: `operation-${record.id}`,
+          checkpoint,
+          reason: 'failover',
+          removed: true,
+        });
         return { view };
       },
     },

@@ -23,6 +23,8 @@ export interface OpenView {
   readonly view: View;
   /** NBD backends by disk name; disks that the checkpoint misses are not there. */
   readonly disks: ReadonlyMap<string, ExportBackend>;
+  /** Wall time of this opening, milliseconds. */
+  readonly openedMs: number;
 }
 
 /** Told when a view's disks come and go, so that they are exported. */
@@ -138,7 +140,13 @@ export class ViewRegistry {
   }
 
   /** Copies one disk of an open view to a new sparse raw file. */
-  async copyDisk(id: string, disk: string, path: string, onProgress: ProgressHandler, signal: AbortSignal): Promise<void> {
+  async copyDisk(
+    id: string,
+    disk: string,
+    path: string,
+    onProgress: ProgressHandler,
+    signal: AbortSignal,
+  ): Promise<void> {
     const { view } = this.get(id);
     await copyDisk({ source: view.disk(this.indexOf(disk)), storage: this.context.storage, path, onProgress, signal });
   }
@@ -163,7 +171,11 @@ export class ViewRegistry {
   }
 
   private checkpointOf(record: ViewRecord): Checkpoint {
-    return resolveCheckpoint(this.context.checkpoints(), { by: 'id', checkpoint: record.checkpoint, allowIncomplete: true });
+    return resolveCheckpoint(this.context.checkpoints(), {
+      by: 'id',
+      checkpoint: record.checkpoint,
+      allowIncomplete: true,
+    });
   }
 
   private async start(record: ViewRecord, checkpoint: Checkpoint): Promise<OpenView> {
@@ -184,7 +196,7 @@ export class ViewRegistry {
       random: context.random,
     });
     const backends = new Map(disks.map((disk) => [disk.name, view.disk(disk.index)]));
-    const open: OpenView = { record, checkpoint, view, disks: backends };
+    const open: OpenView = { record, checkpoint, view, disks: backends, openedMs: context.clock.wallMs() };
     this.open_.set(record.id, open);
     this.listener.opened(open);
     return open;

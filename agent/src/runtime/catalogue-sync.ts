@@ -1,0 +1,100 @@
+/** Keeps the catalogue (an index) equal to what the groups say; remakes a group's rows whenever it is not sure. */
+import type { Catalogue } from '../control/catalogue/catalogue.js';
+import type { Checkpoint } from '../service/checkpoint-schemas.js';
+import { Mutex } from '../core/mutex.js';
+import type { TargetGroup } from '../target/group.js';
+import { operationView } from './operation-view.js';
+import { targetCheckpoint } from './target-status.js';
+
+interface Synced {
+  position: number;
+  readonly checkpoints: Map<string, string>;
+  readonly operations: Map<string, string>;
+}
+
+/** Positions count the changes since the agent started, so a database of another start is always remade. */
+export class CatalogueSync {
+  private readonly synced = new Map<string, Synced>();
+  private readonly lock = new Mutex();
+
+  /** `boot`: random for each start of the agent. */
+  constructor(
+    readonly catalogue: Catalogue,
+    private readonly boot: string,
+  ) {}
+
+  /** Brings the rows of the group to what it says now. */
+  update(group: TargetGroup): Promise<void> {
+    return this.lock.run(async () => {
+      const known = this.synced.get(group.name);
+      const now = stateOf(group);
+      if (known !== undefined && (await this.apply(group, known, now))) return;
+      await this.remake(group, now);
+    });
+  }
+
+  /** Remakes the group's rows from nothing; returns how many there are. */
+  rebuild(group: TargetGroup): Promise<number> {
+    return this.lock.run(() => this.remake(group, stateOf(group)));
+  }
+
+  forget(name: string): Promise<void> {
+    return this.lock.run(async () => {
+      this.synced.delete(name);
+      await this.catalogue.removeGroup(name);
+    });
+  }
+
+  private async apply(group: TargetGroup, known: Synced, now: GroupState): Promise<boolean> {
+    const checkpoints = now.checkpoints.filter(
+      (checkpoint) => known.checkpoints.get(checkpoint.id) !== JSON.stringify(checkpoint),
+    );
+    const ids = new Set(now.checkpoints.map(({ id }) => id));
+    const checkpointsRemoved = [...known.checkpoints.keys()].filter((id) => !ids.has(id));
+    const operations = now.operations.filter(
+      (operation) => known.operations.get(operation.id) !== JSON.stringify(operation),
+    );
+    if (checkpoints.length + checkpointsRemoved.length + operations.length === 0) {
+      const mark = await this.catalogue.mark(group.name);
+      return mark?.generation === this.boot && mark.position === known.position;
+    }
+    const change = { checkpoints, checkpointsRemoved, operations };
+    const after = known.position + 1;
+    const done = await this.catalogue.put({
+      group: group.name,
+      generation: this.boot,
+      before: known.position,
+      after,
+      ...change,
+    });
+    if (!done) return false;
+    known.position = after;
+    for (const checkpoint of checkpoints) known.checkpoints.set(checkpoint.id, JSON.stringify(checkpoint));
+    for (const id of checkpointsRemoved) known.checkpoints.delete(id);
+    for (const operation of operations) known.operations.set(operation.id, JSON.stringify(operation));
+    return true;
+  }
+
+  private async remake(group: TargetGroup, now: GroupState): Promise<number> {
+    const synced: Synced = {
+      position: 1,
+      checkpoints: new Map(now.checkpoints.map((checkpoint) => [checkpoint.id, JSON.stringify(checkpoint)])),
+      operations: new Map(now.operations.map((operation) => [operation.id, JSON.stringify(operation)])),
+    };
+    await this.catalogue.rebuild({ group: group.name, mark: { generation: this.boot, position: 1 }, ...now });
+    this.synced.set(group.name, synced);
+    return now.checkpoints.length + now.operations.length;
+  }
+}
+
+interface GroupState {
+  readonly checkpoints: Checkpoint[];
+  readonly operations: ReturnType<typeof operationView>[];
+}
+
+function stateOf(group: TargetGroup): GroupState {
+  return {
+    checkpoints: group.checkpoints().map((checkpoint) => targetCheckpoint(group, checkpoint)),
+    operations: [...group.context.manifest.state.operations.values()].map((record) => operationView(group, record)),
+  };
+}

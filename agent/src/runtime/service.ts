@@ -1,0 +1,325 @@
+/** The agent's service over its source and target groups. */
+import { TidemarkError } from '../core/errors.js';
+import type { Clock } from '../core/clock.js';
+import type { AgentInfo, Health, PeerStatus } from '../service/agent-schemas.js';
+import type {
+  Checkpoint,
+  CheckpointPage,
+  CheckpointQuery,
+  CheckpointRequest,
+  CheckpointSelector,
+} from '../service/checkpoint-schemas.js';
+import type { EventRing } from '../service/event-ring.js';
+import type { EventPage, EventQuery } from '../service/event-schemas.js';
+import type { DeclareGroup, RemoveGroup } from '../service/group-spec.js';
+import type { GroupStatus } from '../service/group-schemas.js';
+import type {
+  Expectation,
+  Operation,
+  OperationPage,
+  OperationQuery,
+  OperationRequest,
+} from '../service/operation-schemas.js';
+import type { AgentService, Caller } from '../service/service.js';
+import type { ViewRequest, ViewStatus } from '../service/view-schemas.js';
+import { resolveCheckpoint } from '../target/checkpoints.js';
+import type { TargetGroup } from '../target/group.js';
+import type { OperationRecord } from '../target/operations.js';
+import type { CatalogueSync } from './catalogue-sync.js';
+import type { ExportHost } from './exports.js';
+import { operationView } from './operation-view.js';
+import type { SourceSide } from './source-side.js';
+import type { TargetSide } from './target-side.js';
+import { targetCheckpoint, targetStatus, viewsOf, viewStatus } from './target-status.js';
+
+export interface ServiceOptions {
+  readonly clock: Clock;
+  readonly info: Pick<AgentInfo, 'site' | 'name' | 'version' | 'boot'>;
+  readonly peers: () => readonly { readonly name: string; readonly address?: string | undefined }[];
+  readonly sources: SourceSide;
+  readonly targets: TargetSide;
+  readonly exports: ExportHost;
+  readonly catalogue: CatalogueSync;
+  readonly ring: EventRing;
+  readonly health: () => Health;
+}
+
+/** Waits until a checkpoint that was marked is durable, at most so long. */
+const checkpointWaitMs = 30_000;
+
+export class Service implements AgentService {
+  private readonly startedMs: number;
+
+  constructor(private readonly options: ServiceOptions) {
+    this.startedMs = options.clock.wallMs();
+  }
+
+  agent(): Promise<Omit<AgentInfo, 'caller'>> {
+    const { clock, info, sources, targets } = this.options;
+    return Promise.resolve({
+      ...info,
+      startedMs: this.startedMs,
+      uptimeSeconds: Math.max(0, clock.wallMs() - this.startedMs) / 1000,
+      groupCount: sources.list().length + targets.list().length,
+    });
+  }
+
+  health(): Promise<Health> {
+    return Promise.resolve(this.options.health());
+  }
+
+  async peers(): Promise<PeerStatus[]> {
+    const groups = await this.groups();
+    return this.options.peers().map(({ name, address }) => {
+      const links = groups.flatMap((group) =>
+        group.links.filter((link) => link.peer === name).map((link) => ({ group, link })),
+      );
+      const up = links.filter(({ link }) => link.state === 'connected');
+      return {
+        name,
+        address: address ?? null,
+        connected: up.length > 0,
+        groups: [...new Set(links.map(({ group }) => group.name))],
+        clockOffsetMs: up[0]?.link.clockOffsetMs ?? null,
+        lastSeenMs: up.length > 0 ? this.options.clock.wallMs() : null,
+      };
+    });
+  }
+
+  async groups(): Promise<GroupStatus[]> {
+    const { sources, targets, exports } = this.options;
+    const all = [
+      ...sources.list().map((group) => group.status()),
+      ...(await Promise.all(targets.list().map((group) => targetStatus(group, exports)))),
+    ];
+    return all.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
+  }
+
+  async group(name: string): Promise<GroupStatus> {
+    const source = this.options.sources.find(name);
+    if (source !== undefined) return source.status();
+    return targetStatus(this.options.targets.get(name), this.options.exports);
+  }
+
+  async declareGroup(name: string, request: DeclareGroup): Promise<GroupStatus> {
+    const { targets, sources, exports } = this.options;
+    if (sources.find(name) !== undefined) {
+      throw new TidemarkError('group-exists', `${name} is a source group of this agent.`, { path: 'name' });
+    }
+    const known = targets.find(name);
+    if (known !== undefined) checkExpectation(known, request.expect);
+    return targetStatus(await targets.declare(name, request.spec, request.owner ?? null), exports);
+  }
+
+  async removeGroup(name: string, request: RemoveGroup): Promise<void> {
+    const group = this.options.targets.find(name);
+    if (group === undefined) return;
+    checkExpectation(group, { epoch: request.epoch, policyRevision: request.policyRevision });
+    const { owner } = group.context.settings;
+    if (owner !== null && request.owner !== undefined && request.owner !== owner) {
+      throw new TidemarkError('group-exists', `Group ${name} belongs to ${owner}.`, { path: 'owner' });
+    }
+    await this.options.targets.retire(name);
+    await this.options.catalogue.forget(name);
+  }
+
+  async checkpoints(name: string, query: CheckpointQuery): Promise<CheckpointPage> {
+    const source = this.options.sources.find(name);
+    if (source === undefined) {
+      const { targets, catalogue } = this.options;
+      await catalogue.update(targets.get(name));
+      return catalogue.catalogue.checkpoints(name, query);
+    }
+    const all = source.checkpoints();
+    const matching = all.filter(
+      (checkpoint) =>
+        (query.kind === undefined || checkpoint.kind === query.kind) &&
+        (query.label === undefined || checkpoint.label === query.label) &&
+        (query.fromMs === undefined || checkpoint.sourceTimeMs >= query.fromMs) &&
+        (query.toMs === undefined || checkpoint.sourceTimeMs <= query.toMs) &&
+        (query.complete === undefined || checkpoint.complete === query.complete) &&
+        (query.before === undefined || checkpoint.id < query.before),
+    );
+    const page = matching.reverse().slice(0, query.limit);
+    return { checkpoints: page, next: matching.length > page.length ? (page.at(-1)?.id ?? null) : null };
+  }
+
+  async resolveCheckpoint(name: string, selector: CheckpointSelector): Promise<Checkpoint> {
+    const group = this.options.targets.get(name);
+    return targetCheckpoint(group, resolveCheckpoint(group.checkpoints(), selector));
+  }
+
+  async createCheckpoint(name: string, request: CheckpointRequest): Promise<Checkpoint> {
+    if (request.kind !== 'tagged') {
+      throw new TidemarkError('request-invalid', 'Application checkpoints need hooks, which this agent has not.', {
+        path: 'kind',
+      });
+    }
+    const source = this.options.sources.find(name);
+    if (source !== undefined) return source.tag(request.label, checkpointWaitMs);
+    const group = this.options.targets.get(name);
+    const id = await group.takeBarrier('tagged', request.label);
+    return targetCheckpoint(group, await group.waitForCheckpoint(id, checkpointWaitMs));
+  }
+
+  async views(name?: string): Promise<ViewStatus[]> {
+    const { targets, exports } = this.options;
+    const groups = name === undefined ? targets.list() : [targets.get(name)];
+    return groups.flatMap((group) => viewsOf(group, exports));
+  }
+
+  async openView(name: string, request: ViewRequest): Promise<ViewStatus> {
+    const group = this.options.targets.get(name);
+    const open = await group.views.open({
+      id: request.id,
+      at: request.at,
+      purpose: request.purpose,
+      scratchLimitBytes: request.scratchLimitBytes ?? group.context.settings.scratchLimitBytes,
+      ...(request.label === undefined ? {} : { label: request.label }),
+    });
+    return viewStatus(group, open, this.options.exports);
+  }
+
+  async closeView(name: string, view: string, options: { force: boolean }): Promise<void> {
+    const group = this.options.targets.get(name);
+    const record = group.context.manifest.state.views.get(view);
+    if (record?.purpose === 'production') {
+      throw new TidemarkError('illegal-state', `View ${view} is what ${name} runs on; roll back or commit instead.`);
+    }
+    if (!options.force) group.views.refuseBusy(view);
+    await group.views.close(view);
+  }
+
+  async operations(query: OperationQuery): Promise<OperationPage> {
+    const all = this.options.targets
+      .list()
+      .filter((group) => query.group === undefined || group.name === query.group)
+      .flatMap((group) => recordsOf(group).map((record) => this.view(group, record)))
+      .filter((operation) => query.kind === undefined || operation.kind === query.kind)
+      .filter((operation) => query.state === undefined || operation.state === query.state)
+      .sort((a, b) => b.startedMs - a.startedMs || (a.id < b.id ? 1 : -1));
+    const from = query.before === undefined ? 0 : all.findIndex(({ id }) => id === query.before) + 1;
+    const operations = all.slice(from, from + query.limit);
+    return { operations, next: all.length > from + operations.length ? (operations.at(-1)?.id ?? null) : null };
+  }
+
+  async operation(id: string): Promise<Operation> {
+    const [group, record] = this.findOperation(id);
+    return this.view(group, record);
+  }
+
+  async startOperation(id: string, request: OperationRequest, caller: Caller): Promise<Operation> {
+    if (request.kind === 'adopt') return this.adopt(id, request, caller);
+    if (request.kind === 'sync') {
+      throw new TidemarkError('request-invalid', 'A sync is started at the source agent of the group.', {
+        path: 'kind',
+      });
+    }
+    const group = this.options.targets.get(request.group);
+    const elsewhere = this.options.targets
+      .list()
+      .find((other) => other !== group && recordsOf(other).some((record) => record.id === id));
+    if (elsewhere !== undefined) {
+      throw new TidemarkError('operation-conflict', `Operation ${id} belongs to group ${elsewhere.name}.`);
+    }
+    if (!recordsOf(group).some((record) => record.id === id)) checkExpectation(group, request.expect);
+    const args = request.arguments as Record<string, unknown>;
+    const started = await group.operations.start({ id, kind: request.kind, arguments: args, drivenBy: caller.name });
+    return 'ended' in started ? operationView(group, started.record, started) : operationView(group, started);
+  }
+
+  async waitOperation(id: string, afterRevision: number | undefined, signal: AbortSignal): Promise<Operation> {
+    const [group] = this.findOperation(id);
+    const seen = afterRevision ?? -1;
+    for (;;) {
+      const now = await this.operation(id);
+      const moved = afterRevision !== undefined && now.revision > seen;
+      if (now.state !== 'running' || moved || signal.aborted) return now;
+      await new Promise<void>((resolve) => {
+        const wake = (): void => {
+          stop();
+          signal.removeEventListener('abort', wake);
+          resolve();
+        };
+        const stop = group.operations.watch(wake);
+        signal.addEventListener('abort', wake, { once: true });
+      });
+    }
+  }
+
+  async cancelOperation(id: string): Promise<Operation> {
+    const [group] = this.findOperation(id);
+    group.operations.cancel(id);
+    return this.operation(id);
+  }
+
+  events(query: EventQuery): Promise<EventPage> {
+    return Promise.resolve(this.options.ring.page(query));
+  }
+
+  waitEvents(after: number, signal: AbortSignal): Promise<void> {
+    return this.options.ring.wait(after, signal);
+  }
+
+  private async adopt(
+    id: string,
+    request: Extract<OperationRequest, { kind: 'adopt' }>,
+    caller: Caller,
+  ): Promise<Operation> {
+    const { targets } = this.options;
+    const done = targets.find(request.group);
+    const known = done === undefined ? undefined : recordsOf(done).find((record) => record.id === id);
+    const group =
+      known !== undefined && done !== undefined
+        ? done
+        : await targets.adopt(request.group, request.arguments.directory, request.arguments.encryptionKeyFile);
+    const started = await group.operations.start({
+      id,
+      kind: 'adopt',
+      arguments: { ...request.arguments },
+      drivenBy: caller.name,
+    });
+    return 'ended' in started ? operationView(group, started.record, started) : operationView(group, started);
+  }
+
+  private findOperation(id: string): [TargetGroup, OperationRecord] {
+    for (const group of this.options.targets.list()) {
+      const record = recordsOf(group).find((candidate) => candidate.id === id);
+      if (record !== undefined) return [group, record];
+    }
+    throw new TidemarkError('operation-unknown', `There is no operation ${id}.`);
+  }
+
+  private view(group: TargetGroup, record: OperationRecord): Operation {
+    return operationView(
+      group,
+      record,
+      group.operations.running().find((running) => running.record.id === record.id),
+    );
+  }
+}
+
+/** The newest record of each operation of the group; the running ones as they are now. */
+function recordsOf(group: TargetGroup): OperationRecord[] {
+  return [...group.context.manifest.state.operations.values()];
+}
+
+/** What the caller believed must still hold. */
+function checkExpectation(group: TargetGroup, expect: Expectation | undefined): void {
+  const epoch = group.context.manifest.state.epochs.at(-1)?.epoch;
+  if (expect?.epoch !== undefined && expect.epoch !== epoch) {
+    throw new TidemarkError('stale-epoch', `Group ${group.name} is at epoch ${epoch}, not ${expect.epoch}.`, {
+      path: 'expect.epoch',
+    });
+  }
+  const { policyRevision } = group.context.settings;
+  if (expect?.policyRevision !== undefined && expect.policyRevision !== policyRevision) {
+    throw new TidemarkError(
+      'stale-revision',
+      `Group ${group.name} is at policy revision ${policyRevision}, not ${expect.policyRevision}.`,
+      {
+        path: 'expect.policyRevision',
+      },
+    );
+  }
+}
