@@ -32,4 +32,6 @@ test('the simulated generator repeats itself for a seed, and only for that', () 
   expect(new SimRandom(5).bytes(64)).not.toEqual(new SimRandom(6).bytes(64));
   expect(new SimRandom(5).fork().bytes(64)).toEqual(new SimRandom(5).fork().bytes(64));
   expect(new SimRandom(2 ** 40 + 5).bytes(64)).not.toEqual(new SimRandom(5).bytes(64));
+  const [words, ones] = [new SimRandom(9), new SimRandom(9)];
+  expect([...new Uint32Array(words.bytes(40).buffer)]).toEqual(Array.from({ length: 10 }, () => ones.next()));
 });

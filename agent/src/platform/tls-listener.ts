@@ -55,7 +55,10 @@ export class TlsListener implements Listener {
     this.#server.maxConnections = options.connectionCountMax ?? 256;
     this.#server.on('connection', (socket) => this.#track(socket));
     this.#server.on('secureConnection', (socket) => this.#accept(socket));
-    this.#server.on('tlsClientError', (error) => (this.#lastRefusal = error.message.trim()));
+    this.#server.on('tlsClientError', (error, socket) => {
+      this.#lastRefusal = error.message.trim();
+      socket.destroy(); // node does so only after some of the errors
+    });
   }
 
   get address(): string {

@@ -19,7 +19,7 @@ export class SimRandom implements Random {
     const sum = (this.#a + this.#b + this.#counter++) | 0;
     this.#a = this.#b ^ (this.#b >>> 9);
     this.#b = (this.#c + (this.#c << 3)) | 0;
-    this.#c = ((this.#c << 21) | (this.#c >>> 11)) + sum;
+    this.#c = (((this.#c << 21) | (this.#c >>> 11)) + sum) | 0;
     return sum >>> 0;
   }
 
@@ -28,11 +28,9 @@ export class SimRandom implements Random {
   }
 
   bytes(count: number): Uint8Array {
-    const result = new Uint8Array(count);
-    const words = new Uint32Array(result.buffer, 0, count >>> 2);
-    for (let index = 0; index < words.length; index++) words[index] = this.next();
-    for (let index = words.length * 4; index < count; index++) result[index] = this.next();
-    return result;
+    const words = new Uint32Array((count + 3) >>> 2);
+    this.#fill(words);
+    return new Uint8Array(words.buffer, 0, count);
   }
 
   /** Uniform integer in [0, bound). */
@@ -58,5 +56,18 @@ export class SimRandom implements Random {
   /** A generator of its own, so that draws of one part do not move those of another. */
   fork(): SimRandom {
     return new SimRandom(this.next() * 2 ** 21 + (this.next() >>> 11));
+  }
+
+  /** As many calls of `next`, with the state in local variables, for speed. */
+  #fill(words: Uint32Array): void {
+    let [a, b, c, counter] = [this.#a, this.#b, this.#c, this.#counter];
+    for (let index = 0; index < words.length; index++) {
+      const sum = (a + b + counter++) | 0;
+      a = b ^ (b >>> 9);
+      b = (c + (c << 3)) | 0;
+      c = (((c << 21) | (c >>> 11)) + sum) | 0;
+      words[index] = sum;
+    }
+    [this.#a, this.#b, this.#c, this.#counter] = [a, b, c, counter];
   }
 }
