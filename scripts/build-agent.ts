@@ -20,7 +20,7 @@ if (!fs.existsSync(entry)) {
 }
 
 const version = describeVersion();
-const define = { __TIDEMARK_VERSION__: JSON.stringify(version) };
+const define = { __TIDEMARK_VERSION__: JSON.stringify(version), __TIDEMARK_PLANTED__: 'false' };
 const files = new Map([['main.cjs', await bundleSelfContained(entry, define)]]);
 for (const worker of workerEntries()) files.set(workerName(worker), await bundleSelfContained(worker, define));
 
