@@ -125,6 +125,10 @@ export class Scratch {
     return (this.#slotEnd - this.#free.length) * slotCostBytes + this.#pageCount() * pageCostBytes;
   }
 
+  get encrypted(): boolean {
+    return this.#data.encrypted;
+  }
+
   get failed(): boolean {
     return this.#failure !== undefined;
   }

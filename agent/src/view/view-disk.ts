@@ -165,11 +165,12 @@ export class ViewDisk implements ExportBackend, DiskReader {
     return this.read(target.subarray(0, Math.min(target.length, this.sizeBytes - offsetBytes)), offsetBytes);
   }
 
-  /** Whole blocks: in place where the scratch has them, else to new slots that are mapped once written. */
+  /** Whole blocks: in place where the scratch has them (plain), else to new slots that are mapped once written. */
   async #writeBlocks(first: number, bytes: Uint8Array): Promise<void> {
     const end = first + bytes.length / blockBytes;
     const slice = (from: number, to: number): Uint8Array =>
       bytes.subarray((from - first) * blockBytes, (to - first) * blockBytes);
+    if (this.#scratch.encrypted && (await this.#writeElsewhere(first, end, slice))) return;
     for (let block = first; block < end;) {
       const entry = this.#map.get(block);
       if (entry >= entrySlot) {
@@ -184,6 +185,19 @@ export class ViewDisk implements ExportBackend, DiskReader {
         block = runEnd;
       }
     }
+  }
+
+  /** An encrypted block torn inside a sector would be garbage: it goes to new slots even when mapped, if there is room. */
+  async #writeElsewhere(first: number, end: number, slice: (from: number, to: number) => Uint8Array): Promise<boolean> {
+    let runs: SlotRun[];
+    try {
+      runs = await this.#scratch.allocate(this.index, first, end - first);
+    } catch (error) {
+      if (isTidemarkError(error, 'scratch-full')) return false;
+      throw error;
+    }
+    await this.#writeNew(first, runs, slice);
+    return true;
   }
 
   async #writeNew(
