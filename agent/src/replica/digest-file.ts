@@ -105,6 +105,8 @@ export class DigestFile {
         page.generation++;
         page.dirty = false;
       }
+      // Not evicted before the write is done: a second copy would be read from a slot in flight.
+      page.pinCount++;
       return page.encode();
     });
     try {
@@ -119,6 +121,8 @@ export class DigestFile {
     } catch (error) {
       for (const { page } of written) page.dirty = true;
       throw error;
+    } finally {
+      for (const { page } of written) page.pinCount--;
     }
     for (const { page, slot, fresh } of written) {
       if (fresh) page.durableSlot = slot;

@@ -36,6 +36,8 @@ export class ReplicaDisk {
   readonly #verifyIntervalMs: number;
   readonly #writer = new Mutex();
   #base = new ChunkWindow();
+  /** A window of base data was lost since the last `flushBase`, which must therefore refuse. */
+  #baseFailure: Error | undefined;
 
   constructor(options: ReplicaDiskOptions, sizeBytes: number) {
     this.index = options.index;
@@ -74,7 +76,10 @@ export class ReplicaDisk {
 
   /** Makes all base bytes handed over before the call durable, digests included. */
   async flushBase(): Promise<void> {
-    await this.#applyBaseWindow();
+    await this.#applyBaseWindow().catch(() => undefined);
+    const failure = this.#baseFailure;
+    this.#baseFailure = undefined;
+    if (failure !== undefined) throw failure;
     await this.settle();
   }
 
@@ -147,7 +152,12 @@ export class ReplicaDisk {
     const window = this.#base;
     if (window.chunks.size === 0) return this.#writer.run(() => Promise.resolve());
     this.#base = new ChunkWindow();
-    await this.apply(window);
+    try {
+      await this.apply(window);
+    } catch (error) {
+      this.#baseFailure = error as Error;
+      throw error;
+    }
   }
 
   async #readParts(target: Uint8Array, offsetBytes: number): Promise<void> {

@@ -1,7 +1,8 @@
 /** A raw file, plain or encrypted by sectors; reads past its end are zeros. */
 import { invariant } from '../core/invariant.js';
 import type { StorageFile } from '../core/storage.js';
-import { SectorCipher, sectorBytes } from './sector-cipher.js';
+import type { SectorCipher } from './sector-cipher.js';
+import { sectorBytes } from './sector-cipher.js';
 
 export class SectorFile {
   readonly #file: StorageFile;
