@@ -6,7 +6,7 @@ import { Mutex } from '../core/mutex.js';
 import type { Random } from '../core/random.js';
 import { RecordLog } from '../core/record-log.js';
 import type { Storage } from '../core/storage.js';
-import { newCheckpointId } from '../capture/checkpoint-id.js';
+import { checkpointId } from '../core/ids.js';
 import { openJournal } from '../journal/journal.js';
 import type { JournalCut } from '../journal/types.js';
 import { protocolVersion, type Ack, type Hello, type Welcome } from '../stream/messages.js';
@@ -64,7 +64,7 @@ export class TargetGroup implements SessionGroup {
   private sourceClockBehindMs = 0;
   private readonly durableWatchers = new Set<() => void>();
   private closed = false;
-  private cached: { marks: number; promoted: unknown; barriers: number; list: Checkpoint[] } | undefined;
+  private cached: { readonly key: string; readonly list: Checkpoint[] } | undefined;
 
   private constructor(
     readonly context: GroupContext,
@@ -97,12 +97,14 @@ export class TargetGroup implements SessionGroup {
     const { storage, directory, clock, random } = options;
     await storage.makeDirectory(directory);
     const { log, records } = await RecordLog.open(storage, directory, 'manifest');
-    if (records.length > 0) {
+    const { manifest } = Manifest.read(log, records, directory);
+    if (manifest.state.group !== undefined) {
       await log.close();
       throw new TidemarkError('group-exists', `There is a group in ${directory} already.`, { path: directory });
     }
+    // Left by a creation that a crash cut short: the record that makes it a group is the last.
+    if (records.length > 0) await log.rewrite([]);
     const settings = groupSettingsSchema.parse(declaration.settings);
-    const { manifest } = Manifest.read(log, [], directory);
     const streams = new Map(declaration.streams.map((name, index) => [name, index]));
     const uuid = Buffer.from(random.bytes(16)).toString('hex');
     const first = [
@@ -204,12 +206,11 @@ export class TargetGroup implements SessionGroup {
     const { manifest, journal } = this.context;
     const marks = journal.marks();
     const base = manifest.state.promoting ?? manifest.state.promoted;
-    const cached = this.cached;
-    if (cached?.marks === marks.length && cached.promoted === base && cached.barriers === manifest.state.barriers.size)
-      return cached.list;
-    const list = listCheckpoints(marks, manifest.state);
-    this.cached = { marks: marks.length, promoted: base, barriers: manifest.state.barriers.size, list };
-    return list;
+    const { barriers } = manifest.state;
+    // Marks only come at the end and only go before it, so their ends and count tell whether they are the same.
+    const key = [marks.length, marks[0]?.mark.id, marks.at(-1)?.mark.id, base?.checkpoint.id, barriers.size].join(' ');
+    if (this.cached?.key !== key) this.cached = { key, list: listCheckpoints(marks, manifest.state) };
+    return this.cached.list;
   }
 
   pinned(): ReadonlySet<string> {
@@ -246,6 +247,8 @@ export class TargetGroup implements SessionGroup {
     this.sessions.set(stream, session);
     await this.ingest.drained();
     await journal.flush().catch(() => undefined);
+    // Parts of a range whose end did not arrive: the source sends the range again, maybe folded otherwise.
+    journal.abandon(stream);
     const resumed = await this.incarnationFor(stream, hello);
     checkEpoch(name, hello, state);
     if (this.sessions.get(stream) !== session)
@@ -323,7 +326,7 @@ export class TargetGroup implements SessionGroup {
     if (participants.some((participant) => participant === undefined)) {
       throw new TidemarkError('barrier-broken', `Not every source agent of ${this.name} is connected.`);
     }
-    const id = newCheckpointId(context.clock.wallMs(), context.random);
+    const id = checkpointId(context.random, context.clock.wallMs());
     const barrier = Buffer.from(context.random.bytes(8)).toString('hex');
     const request = {
       barrier,

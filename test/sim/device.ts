@@ -1,0 +1,40 @@
+/** The disk of a guest: memory that outlives every agent, with time and failures of its own. */
+import type { BlockDevice } from '../../agent/src/nbd/block-device.js';
+import type { SimProcess } from './world/sim-host.js';
+import type { SimWorld } from './world/sim-world.js';
+
+export class GuestDisk {
+  readonly bytes: Uint8Array;
+
+  constructor(
+    private readonly world: SimWorld,
+    sizeBytes: number,
+  ) {
+    this.bytes = new Uint8Array(sizeBytes);
+  }
+
+  /** As an agent's process sees it; after its death nothing completes, and what was under way is done or not. */
+  attach(process: SimProcess): BlockDevice {
+    const { bytes, world } = this;
+    const later = <T>(effect: () => T): Promise<T> =>
+      new Promise((resolve) => {
+        world.scheduler.after(0.02 + world.random.float() * 0.2, () => {
+          if (!process.alive && world.random.chance(0.5)) return;
+          const result = effect();
+          if (process.alive) resolve(result);
+        });
+      });
+    return {
+      sizeBytes: bytes.length,
+      read: (target, offsetBytes) => later(() => target.set(bytes.subarray(offsetBytes, offsetBytes + target.length))),
+      write: (source, offsetBytes) => {
+        const copy = source.slice();
+        return later(() => bytes.set(copy, offsetBytes));
+      },
+      zero: (offsetBytes, lengthBytes) => later(() => void bytes.fill(0, offsetBytes, offsetBytes + lengthBytes)),
+      trim: (offsetBytes, lengthBytes) => later(() => void bytes.fill(0, offsetBytes, offsetBytes + lengthBytes)),
+      flush: () => later(() => undefined),
+      close: () => Promise.resolve(),
+    };
+  }
+}
