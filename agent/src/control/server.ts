@@ -30,7 +30,8 @@ export const apiLimits = {
   /** Waiting requests of one client and event streams hold connections; these keep them bounded. */
   inFlightCountMax: 128,
   closeMs: 5_000,
-} as const;
+};
+export type ApiLimits = Readonly<typeof apiLimits>;
 
 export interface ApiOptions {
   readonly service: AgentService;
@@ -39,7 +40,7 @@ export interface ApiOptions {
   readonly tls: TlsText;
   readonly roleOf: RoleLookup;
   readonly log: Logger;
-  readonly limits?: Partial<typeof apiLimits>;
+  readonly limits?: Partial<ApiLimits>;
 }
 
 /** PEM texts. */
@@ -60,11 +61,12 @@ export interface ApiServer {
   close(): Promise<void>;
 }
 
-/** Throws `storage-exists`-free errors of listen as they are (EADDRINUSE …). */
+/** Listens. Throws what `listen` throws (EADDRINUSE …). */
 export async function startApiServer(options: ApiOptions): Promise<ApiServer> {
   const limits = { ...apiLimits, ...options.limits };
   const stop = new AbortController();
   const metrics = createMetrics(options.service);
+  const handling = new Handling(options, limits, metrics, stop.signal);
   const app = fastify({
     https: { ...secureContext(options.tls), requestCert: true, rejectUnauthorized: true, minVersion: 'TLSv1.3' },
     bodyLimit: limits.bodyBytesMax,
@@ -72,12 +74,13 @@ export async function startApiServer(options: ApiOptions): Promise<ApiServer> {
     keepAliveTimeout: 30_000,
     routerOptions: { maxParamLength: 256 },
     logger: false,
+    // What the router refuses before any handler (a broken escape, a parameter that is too long).
+    frameworkErrors: (error, request, reply) => void handling.fail(error, request as never, reply as never),
     forceCloseConnections: 'idle',
   }) as unknown as FastifyInstance;
   const server = app.server as unknown as Server;
   server.maxConnections = limits.connectionCountMax;
 
-  const handling = new Handling(options, limits, metrics, stop.signal);
   for (const route of routes)
     app.route({
       method: route.method,
@@ -117,18 +120,13 @@ function secureContext(tls: TlsText): { cert: string; key: string; ca: string } 
 /** What happens between a request and its answer. */
 class Handling {
   readonly #options: ApiOptions;
-  readonly #limits: { readonly [Key in keyof typeof apiLimits]: number };
+  readonly #limits: ApiLimits;
   readonly #metrics: ApiMetrics;
   readonly #stop: AbortSignal;
   readonly #streams: EventStreams;
   #inFlight = 0;
 
-  constructor(
-    options: ApiOptions,
-    limits: { readonly [Key in keyof typeof apiLimits]: number },
-    metrics: ApiMetrics,
-    stop: AbortSignal,
-  ) {
+  constructor(options: ApiOptions, limits: ApiLimits, metrics: ApiMetrics, stop: AbortSignal) {
     this.#options = options;
     this.#limits = limits;
     this.#metrics = metrics;
