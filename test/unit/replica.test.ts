@@ -268,6 +268,30 @@ describe.each([false, true])('replica, encrypted %s', (encrypted) => {
     );
   });
 
+  test('a create cut by power after every I/O leaves a whole disk or none', async () => {
+    for (let io = 1; ; io++) {
+      const { world, host, process } = bench(7000 + io);
+      await world.drive(
+        (async () => {
+          const replica = await open(process, encrypted, []);
+          host.crashAfterIo(io, 'power');
+          void replica.create(0, 'a', sizeBytes).catch(() => undefined);
+        })(),
+      );
+      await world.run();
+      if (host.process !== undefined) break;
+      const next = host.start();
+      await world.drive(
+        (async () => {
+          const there = await next.storage.exists('g/replica/0.digests');
+          const replica = await open(next, encrypted, there ? [0] : []);
+          if (!there) await replica.create(0, 'a', sizeBytes);
+          await expectDisk(replica, 0, Buffer.alloc(sizeBytes));
+        })(),
+      );
+    }
+  });
+
   test('a wrong key is refused', async () => {
     const { world, process } = bench(7);
     await world.drive(

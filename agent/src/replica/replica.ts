@@ -80,10 +80,13 @@ export class Replica {
       const { storage, directory, random, key } = this.#options;
       await storage.remove(this.#path(index, 'digests'));
       await storage.remove(this.#path(index, 'raw'));
+      const unfinished = `${this.#path(index, 'digests')}.new`;
+      await storage.remove(unfinished);
+      await storage.syncDirectory(directory);
       const salt = random.bytes(16);
       const keyCheck = key === undefined ? undefined : keyCheckOf(salt, key);
       const raw = await storage.open(this.#path(index, 'raw'), 'create');
-      const digests = await storage.open(this.#path(index, 'digests'), 'create');
+      const digests = await storage.open(unfinished, 'create');
       try {
         await raw.truncate(imageBytes(sizeBytes));
         await raw.datasync();
@@ -94,6 +97,9 @@ export class Replica {
         await raw.close();
         await digests.close();
       }
+      await storage.syncDirectory(directory);
+      // The name comes last: a digest file that is there is whole, and so is its image.
+      await storage.rename(unfinished, this.#path(index, 'digests'));
       await storage.syncDirectory(directory);
       return this.#open(index);
     });
