@@ -50,7 +50,9 @@ export const recordPayloadBytesMax = 1024 * 1024;
 export const recordCountMax = 16_384;
 /** Raw and stored body of one block. */
 export const bodyBytesMax = 4 * 1024 * 1024;
-export const blockBytesMax = blockHeaderBytes + recordCountMax * recordBytes + bodyBytesMax;
+/** Stored body with the tag that encryption at rest adds. */
+const storedBytesMax = bodyBytesMax + 16;
+export const blockBytesMax = blockHeaderBytes + recordCountMax * recordBytes + storedBytesMax;
 
 const magic = 0x4b424d54;
 const flagFolded = 1;
@@ -137,7 +139,7 @@ export function encodeHeader(input: BlockInput, table: Uint8Array, body: readonl
     bodyStoredBytes += piece.length;
   }
   const recordCount = table.length / recordBytes;
-  invariant(recordCount <= recordCountMax && bodyStoredBytes <= bodyBytesMax, 'block over its bounds');
+  invariant(recordCount <= recordCountMax && bodyStoredBytes <= storedBytesMax, 'block over its bounds');
   invariant(input.bodyRawBytes <= bodyBytesMax, 'block body over its bound');
   invariant(input.lastSequence >= input.firstSequence && input.firstSequence >= 1, 'block sequences');
   view.setUint32(0, magic, true);
@@ -186,7 +188,7 @@ export function peekBlockBytes(bytes: Uint8Array): number {
   if (bytes.length < blockHeaderBytes || view.getUint32(0, true) !== magic) refuse('magic');
   const recordCount = view.getUint32(40, true);
   const bodyStoredBytes = view.getUint32(44, true);
-  if (recordCount > recordCountMax || bodyStoredBytes > bodyBytesMax) refuse('size over its bound');
+  if (recordCount > recordCountMax || bodyStoredBytes > storedBytesMax) refuse('size over its bound');
   return blockHeaderBytes + recordCount * recordBytes + bodyStoredBytes;
 }
 

@@ -65,6 +65,8 @@ export interface Journal {
    * `bodyElided` stores only the fact that [first…last] was received (base data that went to the replica).
    */
   append(block: Block, options?: { bodyElided?: boolean }): void;
+  /** The connection of the stream is gone: parts of an unfinished folded range are void, the segment may be sealed. */
+  abandon(stream: number): void;
   /** Called whenever `durable` moved, after the fdatasync. */
   onDurable(handler: () => void): void;
   /**
