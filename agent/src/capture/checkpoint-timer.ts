@@ -1,0 +1,36 @@
+/** Fires on a fixed grid, so that a late mark does not move the next; measures how late each was. */
+import type { Clock, Timer } from '../core/clock.js';
+
+export const checkpointIntervalMsMin = 1000;
+
+export class CheckpointTimer {
+  private readonly clock: Clock;
+  private readonly fire: (dueMs: number) => void;
+  private readonly intervalMs: number;
+  private dueMs: number;
+  private timer: Timer;
+
+  /** `fire` gets the moment (monotonic) at which it was due. */
+  constructor(clock: Clock, intervalMs: number, fire: (dueMs: number) => void) {
+    this.clock = clock;
+    this.fire = fire;
+    this.intervalMs = Math.max(checkpointIntervalMsMin, intervalMs);
+    this.dueMs = clock.monotonicMs() + this.intervalMs;
+    this.timer = this.arm();
+  }
+
+  stop(): void {
+    this.timer.cancel();
+  }
+
+  private arm(): Timer {
+    return this.clock.after(Math.max(0, this.dueMs - this.clock.monotonicMs()), () => {
+      const { dueMs } = this;
+      const nowMs = this.clock.monotonicMs();
+      // After a long pause the missed ones are not made up for.
+      while (this.dueMs <= nowMs) this.dueMs += this.intervalMs;
+      this.timer = this.arm();
+      this.fire(dueMs);
+    });
+  }
+}

@@ -1,0 +1,244 @@
+/**
+ * A group at its source: the disks that one agent captures, and a link to each target. `capture` is one synchronous
+ * function: when it returns, the change has its sequence (or its place in the bitmap) on every link, and only then may
+ * the guest be answered.
+ */
+import type { Clock } from '../core/clock.js';
+import { TidemarkError } from '../core/errors.js';
+import type { EventSink } from '../core/events.js';
+import { checkpointId } from '../core/ids.js';
+import { invariant } from '../core/invariant.js';
+import type { Random } from '../core/random.js';
+import type { LinkOptions } from '../link/environment.js';
+import { SourceLink, type LinkGroup } from '../link/link.js';
+import type { Change, GivenMark, MarkRequest } from '../link/link-capture.js';
+import type { LinkStatus } from '../link/link-status.js';
+import type { Hold } from '../link/session.js';
+import type { DiskReader } from '../link/sync-disk.js';
+import { AckGate } from './ack-gate.js';
+import { CheckpointTimer } from './checkpoint-timer.js';
+import { Histogram } from './histogram.js';
+import { SourceTime } from './source-time.js';
+
+export interface SourceDisk {
+  readonly name: string;
+  readonly sizeBytes: number;
+  /** Where a sync reads the disk; undefined: the disk can be synced only by being written whole. */
+  readonly reader?: DiskReader | undefined;
+}
+
+export interface SourceGroupOptions {
+  readonly name: string;
+  /** This agent's name; names the stream. */
+  readonly agent: string;
+  readonly disks: readonly SourceDisk[];
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly events: EventSink;
+  /** Milliseconds, at least 1000. Left out: what each target says (default 5000). */
+  readonly checkpointIntervalMs?: number | undefined;
+}
+
+/** What a tag became on one link. */
+export interface TagResult {
+  readonly target: string;
+  /** Undefined: this link can place no checkpoint now (not connected yet, or resyncing). */
+  readonly mark: GivenMark | undefined;
+}
+
+export interface SourceGroupStatus {
+  readonly name: string;
+  readonly agent: string;
+  readonly disks: readonly { readonly name: string; readonly sizeBytes: number; readonly attached: boolean }[];
+  readonly sourceTimeMs: number;
+  readonly links: readonly LinkStatus[];
+  readonly capturedBytes: number;
+  readonly capturedCount: number;
+  readonly markCount: number;
+  readonly barriersBroken: number;
+}
+
+export class SourceGroup implements LinkGroup {
+  readonly name: string;
+  readonly agent: string;
+  readonly disks: readonly SourceDisk[];
+  /** Time a mark took, and from the moment it was due to its sequence. */
+  readonly markDuration = new Histogram();
+  readonly markLateness = new Histogram();
+  private readonly options: SourceGroupOptions;
+  private readonly time: SourceTime;
+  private readonly gate: AckGate;
+  private readonly detached = new Set<number>();
+  private readonly timers = new Map<SourceLink, CheckpointTimer | undefined>();
+  private readonly streamCounts = new Map<SourceLink, number>();
+  private linkList: SourceLink[] = [];
+  private capturedBytes = 0;
+  private capturedCount = 0;
+  private markCount = 0;
+
+  constructor(options: SourceGroupOptions) {
+    this.options = options;
+    this.name = options.name;
+    this.agent = options.agent;
+    this.disks = options.disks;
+    this.time = new SourceTime(options.clock);
+    this.gate = new AckGate(options.clock);
+  }
+
+  get links(): readonly SourceLink[] {
+    return this.linkList;
+  }
+
+  /** Adds a target and begins to connect to it. */
+  addLink(options: LinkOptions): SourceLink {
+    const link = new SourceLink(this, options);
+    this.linkList = [...this.linkList, link];
+    link.start();
+    return link;
+  }
+
+  async removeLink(link: SourceLink): Promise<void> {
+    this.linkList = this.linkList.filter((other) => other !== link);
+    this.timers.get(link)?.stop();
+    this.timers.delete(link);
+    await link.stop();
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.linkList.map((link) => this.removeLink(link)));
+  }
+
+  /** Sequences a change on every link. Undefined: answer the guest now; else when the promise (a barrier) resolves. */
+  capture(change: Change): Promise<void> | undefined {
+    const disk = this.disks[change.disk];
+    invariant(
+      disk !== undefined && change.offsetBytes + change.lengthBytes <= disk.sizeBytes,
+      'capture outside a disk',
+    );
+    this.capturedCount++;
+    this.capturedBytes += change.lengthBytes;
+    for (const link of this.linkList) link.capture(change);
+    return this.gate.wait;
+  }
+
+  /** A write failed on the disk itself: what it holds there is unknown, and is read again. */
+  contentUnknown(disk: number, offsetBytes: number, lengthBytes: number): void {
+    for (const link of this.linkList) link.contentUnknown(disk, offsetBytes, lengthBytes);
+  }
+
+  /**
+   * The capture driver sees the disk (its mirror is ready), or lost it. A lost disk is missing from every checkpoint;
+   * when it is back all of it is synced, because writes may not have been seen.
+   */
+  setAttached(disk: number, attached: boolean): void {
+    if (this.detached.has(disk) !== attached) return;
+    if (!attached) {
+      this.detached.add(disk);
+      return;
+    }
+    this.contentUnknown(disk, 0, this.disks[disk]?.sizeBytes ?? 0);
+    this.detached.delete(disk);
+  }
+
+  /** Places a checkpoint on every link now. Throws `illegal-state` when none can take it. */
+  tag(
+    label: string,
+    kind: 'tagged' | 'application' = 'tagged',
+    attributes?: Readonly<Record<string, unknown>>,
+  ): TagResult[] {
+    const id = checkpointId(this.options.random, this.time.nowMs());
+    const results = this.linkList.map((link) => ({
+      target: link.target,
+      mark: this.place(link, { id, kind, label, attributes }),
+    }));
+    if (results.every(({ mark }) => mark === undefined))
+      throw new TidemarkError(
+        'illegal-state',
+        `No link of group ${this.name} can take a checkpoint now: see its links.`,
+      );
+    return results;
+  }
+
+  /** The agent's slabs run out. */
+  relieve(): void {
+    for (const link of this.linkList) link.relieve();
+  }
+
+  get status(): SourceGroupStatus {
+    const { name, agent, capturedBytes, capturedCount, markCount } = this;
+    return {
+      name,
+      agent,
+      disks: this.disks.map((disk, index) => ({
+        name: disk.name,
+        sizeBytes: disk.sizeBytes,
+        attached: !this.detached.has(index),
+      })),
+      sourceTimeMs: this.time.nowMs(),
+      links: this.linkList.map((link) => link.status),
+      capturedBytes,
+      capturedCount,
+      markCount,
+      barriersBroken: this.gate.brokenCount,
+    };
+  }
+
+  sourceTimeMs(): number {
+    return this.time.nowMs();
+  }
+
+  raiseSourceTime(timeMs: number): void {
+    this.time.raise(timeMs);
+  }
+
+  isDetached(disk: number): boolean {
+    return this.detached.has(disk);
+  }
+
+  welcomed(link: SourceLink, streamCount: number, checkpointIntervalMs: number): void {
+    if (!this.linkList.includes(link)) return;
+    this.streamCounts.set(link, streamCount);
+    const running = this.timers.get(link);
+    if (streamCount > 1) {
+      running?.stop();
+      this.timers.set(link, undefined);
+      return;
+    }
+    if (running !== undefined) return;
+    const { clock, checkpointIntervalMs: own } = this.options;
+    this.timers.set(link, new CheckpointTimer(clock, own ?? checkpointIntervalMs, (dueMs) => this.due(link, dueMs)));
+  }
+
+  synced(link: SourceLink): void {
+    if ((this.streamCounts.get(link) ?? 1) === 1) this.crash(link);
+  }
+
+  hold(link: SourceLink, hold: Hold): GivenMark | undefined {
+    const { id, kind, label, attributes } = hold.checkpoint;
+    const mark = this.place(link, { id, kind, label, attributes, barrier: hold.barrier });
+    if (mark !== undefined) this.gate.hold(hold.barrier, hold.holdMsMax);
+    return mark;
+  }
+
+  release(_link: SourceLink, barrier: string): boolean {
+    return this.gate.release(barrier);
+  }
+
+  private due(link: SourceLink, dueMs: number): void {
+    if (link.markIsDue && this.crash(link) !== undefined)
+      this.markLateness.add((this.options.clock.monotonicMs() - dueMs) * 1000);
+  }
+
+  private crash(link: SourceLink): GivenMark | undefined {
+    return this.place(link, { id: checkpointId(this.options.random, this.time.nowMs()), kind: 'crash' });
+  }
+
+  private place(link: SourceLink, request: MarkRequest): GivenMark | undefined {
+    const startMs = this.options.clock.monotonicMs();
+    const mark = link.mark(request);
+    if (mark === undefined) return undefined;
+    this.markCount++;
+    this.markDuration.add((this.options.clock.monotonicMs() - startMs) * 1000);
+    return mark;
+  }
+}

@@ -1,0 +1,211 @@
+/**
+ * Folding: a run of unsent items becomes one folded range [first…last] that leaves the same bytes behind, where what a
+ * newer record overwrites travels no more (design rule 5).
+ *
+ * Two passes, so that memory holds only tables: newest to oldest over the records, keeping the pieces that nothing newer
+ * covers; then oldest to newest over the bodies that still matter, cut into parts of at most `partBodyBytes`.
+ * Crash marks within the run disappear, its last record, when a mark, stays.
+ */
+import { decodeBlock, decodeHeader, decodeTable, recordCountMax } from '../block/block.js';
+import { blockBody } from '../block/body.js';
+import { recordKinds, type RecordKind } from '../block/record.js';
+import { Coverage, bigCountMax, type ByteRange } from './coverage.js';
+import type { BlockEncoder } from './encoder.js';
+import type { EncodedBlock, QueueItem, RawRecord } from './queue-item.js';
+import type { Spool, SpoolExtent } from './spool.js';
+
+/** Largest raw body of a part. */
+export const partBodyBytes = 1024 * 1024;
+
+/** A record whose bytes are read only when something of it is left. */
+interface Entry {
+  readonly kind: RecordKind;
+  readonly disk: number;
+  readonly offsetBytes: number;
+  readonly lengthBytes: number;
+  readonly sequence: number;
+  readonly bodyOffset: number;
+}
+
+/** One block of an item: its records, and a way to its bytes. */
+interface Source {
+  readonly entries: readonly Entry[];
+  /** Pieces of each entry that stay; undefined: none of the entry is left. */
+  readonly left: (readonly ByteRange[] | undefined)[];
+  bytes(): Promise<(index: number) => Uint8Array>;
+}
+
+export interface FoldResult {
+  readonly blocks: EncodedBlock[];
+  readonly extents: SpoolExtent[];
+  readonly recordCount: number;
+  readonly bodyBytes: number;
+}
+
+export interface FoldContext {
+  readonly spool: Spool;
+  readonly encoder: BlockEncoder;
+  readonly yieldNow: () => Promise<void>;
+  /** Where the result goes. */
+  readonly toSpool: boolean;
+  /** Share of the run's bytes above which folding is not worth it; 1 folds always. */
+  readonly shareMax: number;
+}
+
+/** Undefined when too little would be gained. Throws when a spooled block cannot be read back or written. */
+export async function foldRun(run: readonly QueueItem[], context: FoldContext): Promise<FoldResult | undefined> {
+  const sources: Source[][] = [];
+  const coverage = new Coverage();
+  let beforeBytes = 0;
+  let leftBytes = 0;
+  let markCount = 0;
+  for (const item of run.toReversed()) {
+    const blocks = await openItem(item, context.spool);
+    for (const block of blocks.toReversed()) {
+      for (let index = block.entries.length - 1; index >= 0; index--) {
+        const entry = block.entries[index] as Entry;
+        const rules = recordKinds[entry.kind];
+        if (rules.data) beforeBytes += entry.lengthBytes;
+        if (rules.data || rules.zero) {
+          const left = coverage.claim(entry.disk, entry.offsetBytes, entry.lengthBytes);
+          if (left.length > 0) block.left[index] = left;
+          if (rules.data) for (const piece of left) leftBytes += piece.lengthBytes;
+        } else {
+          markCount++;
+          if (entry.sequence === run.at(-1)?.last) block.left[index] = [entry];
+        }
+      }
+    }
+    if (coverage.bigCount > bigCountMax) return undefined;
+    sources.push(blocks);
+    await context.yieldNow();
+  }
+  const tiny = beforeBytes === 0 && markCount < run.length;
+  if (context.shareMax < 1 && (leftBytes > beforeBytes * context.shareMax || tiny)) return undefined;
+  const writer = new PartWriter(run, context);
+  for (const blocks of sources.reverse()) {
+    for (const source of blocks) {
+      if (source.left.every((left) => left === undefined)) continue;
+      await copyLeft(source, writer);
+      await context.yieldNow();
+    }
+  }
+  return writer.finish();
+}
+
+async function openItem(item: QueueItem, spool: Spool): Promise<Source[]> {
+  const { content } = item;
+  if (content.at === 'gone') throw new Error('the item is gone');
+  if (content.at === 'raw') {
+    const { records } = content;
+    const bytes = (index: number): Uint8Array => records[index]?.bytes ?? new Uint8Array();
+    const entries = records.map((record) => ({ ...record, bodyOffset: 0 }));
+    return [{ entries, left: new Array(entries.length), bytes: () => Promise.resolve(bytes) }];
+  }
+  if (content.at === 'memory') {
+    return content.blocks.map((block) => {
+      const bytes = Buffer.concat(block);
+      const { header, table } = decodeHeader(bytes);
+      return fromBlock(decodeTable(header, table), () => Promise.resolve(blockBody(decodeBlock(bytes))));
+    });
+  }
+  const sources: Source[] = [];
+  for (const extent of content.extents) {
+    const { header, table } = await spool.readTable(extent);
+    sources.push(fromBlock(decodeTable(header, table), async () => blockBody(await spool.read(extent))));
+  }
+  return sources;
+}
+
+function fromBlock(entries: readonly Entry[], open: () => Promise<Uint8Array>): Source {
+  return {
+    entries,
+    left: new Array<undefined>(entries.length),
+    bytes: async () => {
+      const body = await open();
+      return (index) => {
+        const { bodyOffset, lengthBytes } = entries[index] as Entry;
+        return body.subarray(bodyOffset, bodyOffset + lengthBytes);
+      };
+    },
+  };
+}
+
+async function copyLeft(source: Source, writer: PartWriter): Promise<void> {
+  const bytesOf = await source.bytes();
+  for (const [index, entry] of source.entries.entries()) {
+    const left = source.left[index];
+    if (left === undefined) continue;
+    const { kind, disk, sequence } = entry;
+    if (!recordKinds[kind].payload) {
+      for (const piece of left)
+        await writer.add({ kind, disk, ...piece, sequence, bytes: undefined, payload: undefined });
+      continue;
+    }
+    const all = bytesOf(index);
+    for (const { offsetBytes, lengthBytes } of left) {
+      const from = offsetBytes - entry.offsetBytes;
+      const bytes = all.slice(from, from + lengthBytes);
+      await writer.add({ kind, disk, offsetBytes, lengthBytes, sequence, bytes, payload: undefined });
+    }
+  }
+}
+
+/** Collects what is left into parts; the last one is known only at the end. */
+class PartWriter {
+  private readonly run: readonly QueueItem[];
+  private readonly context: FoldContext;
+  private records: RawRecord[] = [];
+  private partBytes = 0;
+  private part = 0;
+  private bodyBytes = 0;
+  private recordCount = 0;
+  private readonly blocks: EncodedBlock[] = [];
+  private readonly extents: SpoolExtent[] = [];
+
+  constructor(run: readonly QueueItem[], context: FoldContext) {
+    this.run = run;
+    this.context = context;
+  }
+
+  async add(record: RawRecord): Promise<void> {
+    const bytes = record.bytes?.length ?? 0;
+    if (this.partBytes + bytes > partBodyBytes || this.records.length >= recordCountMax) await this.flush(false);
+    this.records.push(record);
+    this.partBytes += bytes;
+  }
+
+  async finish(): Promise<FoldResult> {
+    await this.flush(true);
+    const { blocks, extents, recordCount, bodyBytes } = this;
+    return { blocks, extents, recordCount, bodyBytes };
+  }
+
+  private async flush(lastPart: boolean): Promise<void> {
+    const first = this.run[0] as QueueItem;
+    const last = this.run.at(-1) as QueueItem;
+    const place = {
+      firstSequence: first.first,
+      lastSequence: last.last,
+      folded: true,
+      part: this.part++,
+      lastPart,
+      sourceTimeUs: last.sourceTimeUs,
+    };
+    const block = await this.context.encoder.encode(this.records, this.partBytes, place);
+    this.bodyBytes += this.partBytes;
+    this.recordCount += this.records.length;
+    this.records = [];
+    this.partBytes = 0;
+    if (!this.context.toSpool) {
+      this.blocks.push(block);
+      return;
+    }
+    try {
+      this.extents.push(await this.context.spool.append(block));
+    } catch (error) {
+      for (const extent of this.extents) this.context.spool.free(extent);
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,537 @@
+/**
+ * A source group's way to one target: owns the queue, the spool, the syncs and the connection of one stream.
+ * `capture`, `contentUnknown` and `mark` are synchronous and never wait for anything.
+ */
+import { sleep } from '../core/clock.js';
+import { isTidemarkError } from '../core/errors.js';
+import { randomHex } from '../core/ids.js';
+import { isPlanted } from '../core/planted.js';
+import type { Connection } from '../core/transport.js';
+import type { Ack, Hello, Welcome } from '../stream/messages.js';
+import { protocolVersion } from '../stream/messages.js';
+import { CompressionPolicy } from './compression.js';
+import { BlockEncoder } from './encoder.js';
+import { linkBounds, type LinkBounds, type LinkOptions } from './environment.js';
+import { EpochFile, unknownEpoch, type EpochState } from './epoch-file.js';
+import { Folder } from './folder.js';
+import { LinkCapture, type Change, type GivenMark, type MarkRequest } from './link-capture.js';
+import type { LinkState, LinkStatus, SyncProgress } from './link-status.js';
+import { Rate } from './rate.js';
+import { RecordQueue } from './record-queue.js';
+import type { QueuedMark } from './queue-item.js';
+import { sendQueue } from './sender.js';
+import { Session, type Hold, type SessionEnd } from './session.js';
+import { Signal } from './signal.js';
+import { Spool } from './spool.js';
+import { Stager } from './stager.js';
+import { SyncDisk, type DiskReader } from './sync-disk.js';
+import { SyncRunner } from './sync-runner.js';
+
+/** What a link needs of its group. */
+export interface LinkGroup {
+  readonly name: string;
+  /** This agent's name: the stream's. */
+  readonly agent: string;
+  readonly disks: readonly {
+    readonly name: string;
+    readonly sizeBytes: number;
+    readonly reader?: DiskReader | undefined;
+  }[];
+  sourceTimeMs(): number;
+  /** Source time never starts before what an earlier start gave. */
+  raiseSourceTime(timeMs: number): void;
+  isDetached(disk: number): boolean;
+  /** Connected: who places the marks from now on. */
+  welcomed(link: SourceLink, streamCount: number, checkpointIntervalMs: number): void;
+  /** A disk of this link became complete: a mark is due. */
+  synced(link: SourceLink): void;
+  /** Marks at once and holds acknowledgements. Undefined: no mark can be placed. */
+  hold(link: SourceLink, hold: Hold): GivenMark | undefined;
+  /** Lets acknowledgements go; true when they were held all the time. */
+  release(link: SourceLink, barrier: string): boolean;
+}
+
+/** Codes after which only a person, or an action at the target, changes anything. */
+const slowRetryCodes = new Set([
+  'stale-epoch',
+  'fork',
+  'group-unknown',
+  'peer-refused',
+  'disk-unknown',
+  'protocol-version',
+  'illegal-state',
+]);
+
+export class SourceLink {
+  readonly bounds: LinkBounds;
+  private readonly group: LinkGroup;
+  private readonly options: LinkOptions;
+  private readonly queue: RecordQueue;
+  private readonly spool: Spool;
+  private readonly encoder: BlockEncoder;
+  private readonly stager: Stager;
+  private readonly folder: Folder;
+  private readonly disks: SyncDisk[];
+  private readonly taking: LinkCapture;
+  private readonly signal = new Signal();
+  private readonly stopping = new AbortController();
+  private readonly epochFile: EpochFile;
+  private readonly rate: Rate;
+  private retryNow = new AbortController();
+  private running: Promise<void> | undefined;
+  private session: Session | undefined;
+  private known: EpochState = unknownEpoch;
+  private nonce: string;
+  private incarnation = 0;
+  private durableSequence = 0;
+  private durableMark: QueuedMark | undefined;
+  private paused = false;
+  private refusal: SessionEnd | undefined;
+  private connectedSinceMs: number | undefined;
+  private connectCount = 0;
+  private lostIncarnations = 0;
+  private sentBytes = 0;
+  private pumping = false;
+
+  constructor(group: LinkGroup, options: LinkOptions) {
+    this.group = group;
+    this.options = options;
+    this.bounds = linkBounds(options.bounds);
+    const { storage, directory, clock, scheduler, events, random, target: link } = options;
+    const { bounds } = this;
+    const onChange = (): void => this.changed();
+    this.nonce = randomHex(random, 16);
+    this.rate = new Rate(clock);
+    this.spool = new Spool({
+      storage,
+      directory: `${directory}/spool`,
+      capacityBytes: bounds.spoolBytes,
+      fileBytes: bounds.spoolFileBytes,
+    });
+    this.epochFile = new EpochFile(storage, directory);
+    this.queue = new RecordQueue(this.spool);
+    this.encoder = new BlockEncoder(options.compressor, new CompressionPolicy(options.cpuIdleShare));
+    const parts = {
+      queue: this.queue,
+      spool: this.spool,
+      encoder: this.encoder,
+      bounds,
+      scheduler,
+      clock,
+      events,
+      link,
+      onChange,
+    };
+    this.stager = new Stager(parts);
+    this.folder = new Folder({ ...parts, drainMs: () => this.drainMs() });
+    this.disks = group.disks.map(({ name, sizeBytes, reader }) => new SyncDisk(name, sizeBytes, reader));
+    this.taking = new LinkCapture({
+      queue: this.queue,
+      bounds,
+      disks: this.disks,
+      sourceTimeMs: () => group.sourceTimeMs(),
+      isDetached: (disk) => group.isDetached(disk),
+      emit: (code, fields) => this.emit(code, fields),
+      onChange,
+      onQueued: () => this.signal.wake(),
+      onSynced: () => group.synced(this),
+      isConnected: () => this.isConnected,
+      hasSyncRoom: () => this.isConnected && this.spool.liveBytes === 0 && !this.paused,
+      sendDigests: (message) => {
+        if (!this.isConnected) return false;
+        this.session?.sendDigests(message);
+        return true;
+      },
+    });
+    this.taking.attach(new SyncRunner(this.disks, this.taking, clock, random, scheduler));
+  }
+
+  get target(): string {
+    return this.options.target;
+  }
+
+  /** True between welcome and the end of the connection. */
+  get isConnected(): boolean {
+    return this.connectedSinceMs !== undefined && this.session?.end === undefined;
+  }
+
+  get markIsDue(): boolean {
+    return this.taking.markIsDue;
+  }
+
+  /** Begins to connect, and goes on until `stop`. */
+  start(): void {
+    this.running ??= this.run();
+  }
+
+  /** Closes the connection and gives everything back. What was not durable at the target is lost to it until a delta sync. */
+  async stop(): Promise<void> {
+    this.stopping.abort(new Error('stopped'));
+    this.session?.close('shutting-down', 'The source agent stops.');
+    await this.running;
+    this.taking.turnOff();
+    await this.spool.close();
+  }
+
+  /** Dials again at once, whatever the back-off says (a person resolved what was refused, the network is back). */
+  retry(): void {
+    this.retryNow.abort(new Error('retry'));
+  }
+
+  /** Resolves when everything that was given a sequence before the call is durable; rejects when the signal aborts. */
+  async drained(signal: AbortSignal): Promise<void> {
+    const { sequence } = this.queue;
+    const { incarnation } = this;
+    while (this.incarnation === incarnation && this.durableSequence < sequence)
+      await sleep(this.options.clock, 20, signal);
+  }
+
+  capture(change: Change): void {
+    this.taking.capture(change);
+  }
+
+  contentUnknown(disk: number, offsetBytes: number, lengthBytes: number): void {
+    this.taking.contentUnknown(disk, offsetBytes, lengthBytes);
+  }
+
+  mark(request: MarkRequest): GivenMark | undefined {
+    return this.taking.mark(request);
+  }
+
+  /** The agent runs out of slabs: move what is in memory to the spool, or give way to the bitmap. */
+  relieve(): void {
+    this.stager.kick(true);
+  }
+
+  /** The connection is cut when acknowledged history is to be proven again (tests, a person). */
+  disconnect(reason: string): void {
+    this.session?.close('peer-unreachable', reason);
+  }
+
+  private changed(): void {
+    this.stager.kick();
+    this.folder.kick();
+    this.signal.wake();
+    if (this.taking.mode === 'bitmap') this.taking.advance();
+    else if (this.disks.some((disk) => disk.open !== undefined) && !this.pumping) this.pump();
+  }
+
+  private pump(): void {
+    this.pumping = true;
+    this.taking.runner.pump();
+    this.pumping = false;
+  }
+
+  private async run(): Promise<void> {
+    const { clock, random } = this.options;
+    let waitMs = this.bounds.backoffMsMin;
+    await this.prepare();
+    while (!this.stopping.signal.aborted) {
+      const connected = await this.converse();
+      if (this.stopping.signal.aborted) return;
+      waitMs = connected ? this.bounds.backoffMsMin : Math.min(this.bounds.backoffMsMax, waitMs * 2);
+      if (this.refusal !== undefined && slowRetryCodes.has(this.refusal.code)) waitMs = this.bounds.backoffMsMax;
+      this.retryNow = new AbortController();
+      const signal = AbortSignal.any([this.stopping.signal, this.retryNow.signal]);
+      await sleep(clock, waitMs * (0.5 + random.float() / 2), signal).catch(() => undefined);
+    }
+  }
+
+  private async prepare(): Promise<void> {
+    try {
+      await this.options.storage.makeDirectory(this.options.directory);
+      this.known = await this.epochFile.load();
+      this.group.raiseSourceTime(this.known.sourceTimeMs);
+      await this.spool.open();
+    } catch (error) {
+      this.emit('link-storage-failed', { message: (error as Error).message });
+    }
+  }
+
+  /** One connection, from dial to end. True when the target welcomed us. */
+  private async converse(): Promise<boolean> {
+    const { clock, dialer, address } = this.options;
+    let connection: Connection;
+    try {
+      connection = await dialer.dial(address, this.stopping.signal);
+    } catch (error) {
+      this.ended(isTidemarkError(error) ? error : { code: 'peer-unreachable', message: String(error) }, false);
+      return false;
+    }
+    if (this.stopping.signal.aborted) {
+      connection.close('stopped');
+      return false;
+    }
+    const session = this.openSession(connection);
+    this.session = session;
+    const welcome = await session.greet(this.hello());
+    if (welcome !== undefined && (await this.accept(session, welcome)) && session.end === undefined) {
+      await this.replicate(session, welcome, clock.wallMs());
+    }
+    const end = await session.ended;
+    const connected = this.connectedSinceMs !== undefined;
+    this.ended(end, connected);
+    return connected;
+  }
+
+  private openSession(connection: Connection): Session {
+    const { clock } = this.options;
+    const session: Session = new Session(
+      connection,
+      clock,
+      {
+        ack: (ack) => this.onAck(ack),
+        need: (message) => this.taking.runner.need(message),
+        hold: (hold) => {
+          const given = this.group.hold(this, hold);
+          if (given !== undefined) session.sendHeld(hold.barrier, given.sequence, given.sourceTimeMs);
+        },
+        release: (barrier) => session.sendReleased(barrier, this.group.release(this, barrier)),
+        drained: () => this.signal.wake(),
+      },
+      this.bounds.keepAliveMs,
+      () => this.group.sourceTimeMs(),
+    );
+    return session;
+  }
+
+  private hello(): Hello {
+    return {
+      protocol: protocolVersion,
+      software: this.options.software,
+      group: this.group.name,
+      stream: this.group.agent,
+      epoch: this.known.epoch,
+      branch: this.known.branch,
+      incarnation: this.incarnation,
+      nonce: this.nonce,
+      durableSequence: this.durableSequence,
+      disks: this.group.disks.map(({ name, sizeBytes }) => ({ name, sizeBytes })),
+    };
+  }
+
+  /** Checks what the target offers; false: the session was closed. */
+  private async accept(session: Session, welcome: Welcome): Promise<boolean> {
+    const { known } = this;
+    const behind = welcome.epoch < known.epoch;
+    if (behind || (welcome.epoch === known.epoch && welcome.branch !== known.branch)) {
+      session.close(
+        'fork',
+        `The target is at epoch ${welcome.epoch} ${welcome.branch}, this source knows ${known.epoch} ${known.branch}.`,
+      );
+      return false;
+    }
+    if (welcome.incarnation === this.incarnation && welcome.durableSequence < this.durableSequence) {
+      this.forget('durable-regression', `durable ${welcome.durableSequence} is less than ${this.durableSequence} was`);
+      session.close('durable-regression', 'The target lost what it had called durable; a new incarnation begins.');
+      return false;
+    }
+    if (welcome.incarnation === this.incarnation && welcome.durableSequence > this.queue.sequence) {
+      session.close('protocol-error', 'The target has sequences that were never given.');
+      return false;
+    }
+    if (welcome.epoch === known.epoch) return true;
+    // What is known must be provable after a restart, so it is durable before anything is sent under it.
+    const next = { epoch: welcome.epoch, branch: welcome.branch, sourceTimeMs: this.group.sourceTimeMs() };
+    try {
+      await this.epochFile.save(next);
+    } catch (error) {
+      this.emit('link-storage-failed', { message: (error as Error).message });
+      session.close('storage-io', 'The epoch could not be saved.');
+      return false;
+    }
+    this.known = next;
+    return true;
+  }
+
+  private async replicate(session: Session, welcome: Welcome, nowMs: number): Promise<void> {
+    const { queue, taking } = this;
+    const resumed = welcome.incarnation === this.incarnation;
+    this.encoder.identity = {
+      stream: welcome.stream,
+      incarnation: welcome.incarnation,
+      epoch: welcome.epoch,
+      branch: welcome.branch,
+    };
+    this.connectedSinceMs = nowMs;
+    this.connectCount++;
+    this.refusal = undefined;
+    this.paused = false;
+    queue.unsend();
+    if (resumed) this.release(welcome.durableSequence);
+    if (isPlanted('reused-sequence') && resumed) {
+      queue.seal('open');
+      queue.sequence = welcome.durableSequence;
+    }
+    if (!resumed) {
+      this.incarnation = welcome.incarnation;
+      this.durableSequence = welcome.durableSequence;
+      this.durableMark = undefined;
+      this.folder.reset();
+      taking.begin(welcome);
+    }
+    this.emit('link-connected', {
+      incarnation: welcome.incarnation,
+      resumed,
+      durableSequence: welcome.durableSequence,
+    });
+    this.group.welcomed(this, welcome.streamCount, welcome.checkpointIntervalMs);
+    this.changed();
+    taking.runner.pump();
+    const { spool, stager, encoder, bounds, signal } = this;
+    const { clock, scheduler, throttle } = this.options;
+    try {
+      await sendQueue(session, {
+        queue,
+        spool,
+        stager,
+        encoder,
+        bounds,
+        clock,
+        scheduler,
+        throttle,
+        signal,
+        isPaused: () => this.paused,
+        onSent: (bytes) => this.onSent(bytes),
+      });
+    } catch (error) {
+      this.forget('spool-unreadable', (error as Error).message);
+      session.close('storage-io', 'The spool could not be read back; a new incarnation begins.');
+    }
+  }
+
+  private onSent(bytes: number): void {
+    this.sentBytes += bytes;
+    this.rate.add(bytes);
+    this.changed();
+  }
+
+  private onAck(ack: Ack): void {
+    if (ack.durableSequence > this.queue.sequence) {
+      this.session?.close('protocol-error', 'The target acknowledged a sequence that was never given.');
+      return;
+    }
+    if (this.paused !== (ack.state === 'paused')) {
+      this.paused = ack.state === 'paused';
+      this.emit(this.paused ? 'link-paused' : 'link-resumed', { reason: ack.reason ?? '' });
+    }
+    this.release(ack.durableSequence);
+    this.changed();
+    this.taking.runner.pump();
+  }
+
+  private release(durableSequence: number): void {
+    if (durableSequence <= this.durableSequence) return;
+    this.durableSequence = durableSequence;
+    const mark = this.queue.dropThrough(durableSequence);
+    if (mark !== undefined) this.durableMark = mark;
+  }
+
+  /** Everything in this incarnation is given up; the next one begins with a delta sync. */
+  private forget(code: string, message: string): void {
+    this.lostIncarnations++;
+    this.emit(code, { incarnation: this.incarnation, durableSequence: this.durableSequence, message });
+    this.incarnation = 0;
+    this.durableSequence = 0;
+    this.durableMark = undefined;
+    this.nonce = randomHex(this.options.random, 16);
+    this.taking.turnOff();
+  }
+
+  private ended(end: SessionEnd, connected: boolean): void {
+    this.session = undefined;
+    this.connectedSinceMs = undefined;
+    this.taking.runner.disconnected();
+    this.queue.unsend();
+    const refused = end.code !== 'peer-unreachable' && end.code !== 'shutting-down';
+    const again = this.refusal?.code === end.code;
+    this.refusal = refused ? { code: end.code, message: end.message } : undefined;
+    if (end.code === 'stale-epoch') this.taking.retreat('fenced');
+    if (end.code === 'stale-incarnation' && !connected && this.incarnation !== 0) this.forget(end.code, end.message);
+    if (connected || (refused && !again))
+      this.emit(refused ? 'link-refused' : 'link-lost', { code: end.code, message: end.message });
+  }
+
+  private emit(code: string, fields: Readonly<Record<string, unknown>>): void {
+    this.options.events.emit(code, { group: this.group.name, target: this.options.target, ...fields });
+  }
+
+  private drainMs(): number | undefined {
+    const { bytesPerSecond } = this.rate;
+    if (!this.isConnected || bytesPerSecond <= 0) return undefined;
+    return (this.queue.unsentBytes * 1000) / bytesPerSecond;
+  }
+
+  get status(): LinkStatus {
+    const { queue, spool, bounds, taking, folder, stager, encoder, options } = this;
+    return {
+      target: options.target,
+      address: options.address,
+      state: this.state,
+      refusal: this.refusal,
+      connected: this.isConnected,
+      connectedSinceMs: this.connectedSinceMs,
+      epoch: this.known.epoch,
+      branch: this.known.branch,
+      incarnation: this.incarnation,
+      sequenceGiven: queue.sequence,
+      sequenceDurable: this.durableSequence,
+      stage: taking.mode === 'bitmap' ? 'bitmap' : folder.active ? 'fold' : spool.liveBytes > 0 ? 'spool' : 'buffer',
+      bufferBytes: queue.memoryBytes,
+      bufferBytesMax: bounds.bufferBytes,
+      spoolBytes: spool.usedBytes,
+      spoolBytesMax: bounds.spoolBytes,
+      inFlightBytes: queue.inFlightBytes,
+      inFlightBytesMax: bounds.inFlightBytes,
+      unsentBytes: queue.unsentBytes,
+      unsentRecordCount: queue.unsentRecordCount,
+      dirtyBytes: taking.dirtyBytes,
+      sentBytes: this.sentBytes,
+      sentBytesPerSecond: this.rate.bytesPerSecond,
+      throttleBytesPerSecond: options.throttle?.bytesPerSecond,
+      compressionRatio: encoder.rawBytes === 0 ? 1 : encoder.storedBytes / encoder.rawBytes,
+      clockOffsetMs: this.session?.clockOffsetMs,
+      durableCheckpointMs: this.durableMark?.sourceTimeMs,
+      durableCheckpointId: this.durableMark?.id,
+      syncs: this.syncs(),
+      counters: {
+        retreats: taking.retreatCount,
+        spilledBytes: stager.spilledBytes,
+        spoolErrors: stager.spoolErrorCount,
+        folds: folder.foldCount,
+        foldSavedBytes: folder.savedBytes,
+        marksWidened: folder.widenedCount,
+        incarnationsLost: this.lostIncarnations,
+        connects: this.connectCount,
+        syncReadErrors: taking.syncReadErrors,
+      },
+      lastRetreatReason: taking.lastRetreatReason,
+    };
+  }
+
+  private get state(): LinkState {
+    if (this.stopping.signal.aborted) return 'stopped';
+    if (this.refusal?.code === 'stale-epoch') return 'fenced';
+    if (this.refusal?.code === 'fork') return 'forked';
+    if (this.refusal !== undefined) return 'refused';
+    if (!this.isConnected) return 'connecting';
+    if (this.paused) return 'paused';
+    if (this.taking.mode === 'bitmap') return 'resyncing';
+    const open = this.disks.filter((disk) => disk.open !== undefined);
+    if (open.length > 0) return open.every((disk) => disk.reader === undefined) ? 'sync-unavailable' : 'resyncing';
+    if (this.folder.active) return 'folding';
+    return this.spool.liveBytes > 0 ? 'spooling' : 'streaming';
+  }
+
+  private syncs(): SyncProgress[] {
+    const elapsedMs = this.options.clock.monotonicMs() - this.taking.runner.startedMs;
+    return this.disks.flatMap((disk) => {
+      if (disk.open === undefined) return [];
+      const totalBytes = Math.max(disk.totalBytes, disk.leftBytes);
+      const doneBytes = totalBytes - disk.leftBytes;
+      const bytesPerSecond = elapsedMs > 0 ? (doneBytes * 1000) / elapsedMs : 0;
+      const secondsLeft = bytesPerSecond > 0 ? disk.leftBytes / bytesPerSecond : undefined;
+      return [{ disk: disk.name, kind: disk.open.kind, doneBytes, totalBytes, bytesPerSecond, secondsLeft }];
+    });
+  }
+}
