@@ -211,6 +211,22 @@ describe('control API', () => {
   });
 });
 
+test('one caller cannot keep the others out', async () => {
+  const fixture = await ApiFixture.start({ inFlightCallerMax: 2, closeMs: 100 });
+  const [rita, alice] = await Promise.all([fixture.client('rita'), fixture.client('alice')]);
+  const waiting = [rita.events({ waitSeconds: 20 }), rita.events({ waitSeconds: 20 })].map((each) =>
+    each.catch(() => {}),
+  );
+  const deadlineMs = Date.now() + 10_000;
+  let refused: unknown;
+  while (refused === undefined && Date.now() < deadlineMs)
+    await rita.agent().catch((error: unknown) => (refused = error));
+  expect(refused).toMatchObject({ code: 'overloaded' });
+  expect((await alice.agent()).name).toBe('fra-1');
+  await fixture.stop();
+  await Promise.all(waiting);
+});
+
 test('closing ends waiting requests in time', async () => {
   const fixture = await ApiFixture.start({ closeMs: 200 });
   const client = await fixture.client('rita');

@@ -10,6 +10,7 @@ import { toApiError } from '../service/error-schema.js';
 import type { Role } from '../service/agent-schemas.js';
 import { parseAddress } from '../service/scalars.js';
 import type { AgentService } from '../service/service.js';
+import { Admission } from './admission.js';
 import { authenticate, requireRole, type RoleLookup } from './access.js';
 import { check, fromFramework, HttpRefusal } from './checks.js';
 import { httpStatus } from './http-errors.js';
@@ -29,6 +30,8 @@ export const apiLimits = {
   answerMs: 60_000,
   /** Waiting requests of one client and event streams hold connections; these keep them bounded. */
   inFlightCountMax: 128,
+  /** Of one certificate name: a reader's waiting requests must not keep the operator out. */
+  inFlightCallerMax: 32,
   closeMs: 5_000,
 };
 export type ApiLimits = Readonly<typeof apiLimits>;
@@ -124,13 +127,14 @@ class Handling {
   readonly #metrics: ApiMetrics;
   readonly #stop: AbortSignal;
   readonly #streams: EventStreams;
-  #inFlight = 0;
+  readonly #admission: Admission;
 
   constructor(options: ApiOptions, limits: ApiLimits, metrics: ApiMetrics, stop: AbortSignal) {
     this.#options = options;
     this.#limits = limits;
     this.#metrics = metrics;
     this.#stop = stop;
+    this.#admission = new Admission(limits.inFlightCountMax, limits.inFlightCallerMax);
     this.#streams = new EventStreams(options.service, stop);
   }
 
@@ -139,15 +143,14 @@ class Handling {
     const caller = authenticate(request, this.#options.roleOf);
     requireRole(caller, route.roles);
     if (this.#stop.aborted) throw this.#stop.reason as Error;
-    if (this.#inFlight >= this.#limits.inFlightCountMax)
-      throw new TidemarkError('overloaded', `${this.#inFlight} requests are being answered already`);
     const params = check(route.params, request.params);
     const query = check(route.query, request.query);
     const body = check(route.body, request.body);
     const gone = new AbortController();
     reply.raw.on('close', () => gone.abort());
 
-    this.#inFlight++;
+    const leave = this.#admission.enter(caller.name);
+    let outcome = 'failed';
     try {
       const context = {
         service: this.#options.service,
@@ -158,13 +161,17 @@ class Handling {
         signal: AbortSignal.any([gone.signal, this.#stop]),
       };
       const result = await this.#bounded(route.handle(context as never));
+      outcome = 'done';
       reply.code(route.reply === undefined ? 204 : 200);
       return route.reply === undefined ? undefined : result;
     } finally {
-      this.#inFlight--;
+      leave();
       this.#metrics.requestSeconds.observe({ route: route.id }, (performance.now() - startedMs) / 1000);
       if (route.method !== 'GET')
-        this.#options.log.info({ event: 'api-change', route: route.id, caller: caller.name, params }, 'API change');
+        this.#options.log.info(
+          { event: 'api-change', route: route.id, caller: caller.name, params, outcome },
+          'API change',
+        );
     }
   }
 
