@@ -1,0 +1,115 @@
+/**
+ * Real agents on this machine, for benchmarks, the demo and end-to-end tests.
+ *
+ *   await using lab = await Laboratory.open();                 // temp directory, authority, an operator's certificate
+ *   const pair = await startPair(lab, { disks: [{ name: 'data', sizeBytes }] });
+ *   await pair.waitProtecting();                               // initial sync done, a complete checkpoint is durable
+ *   const uri = await pair.exportUri('data');                  // write to it: runFio, qemu-io, nbdcopy …
+ *   pair.link?.shape(20e6); pair.link?.cut();                  // with `linkProxy: true`
+ *   await pair.target.kill(); await pair.target.start();       // kill -9, and again on the same directory
+ *   pair.source.client.group(pair.group)                       // the typed API client, as operator
+ *
+ * Everything that a laboratory started ends with it, also when this process dies. Logs are DIRECTORY/NAME.log;
+ * `keep: true` or TIDEMARK_KEEP=1 leaves the directory.
+ */
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { initAuthority, issueInto } from '../../agent/src/pki/directory.js';
+import { agentExecutable, type AgentExecutable } from './agent-executable.js';
+import { AgentHandle, operatorName, type AgentSettings } from './agent-handle.js';
+import { LinkProxy } from './link-proxy.js';
+import { Processes } from './processes.js';
+
+export interface LaboratoryOptions {
+  /** Default: TIDEMARK_TMP or /tmp. Short, because unix socket paths have at most 107 bytes. */
+  readonly parentDirectory?: string;
+  readonly keep?: boolean;
+}
+
+export class Laboratory implements AsyncDisposable {
+  readonly processes: Processes;
+  #executable: Promise<AgentExecutable> | undefined;
+
+  private constructor(
+    readonly directory: string,
+    private readonly keep: boolean,
+  ) {
+    this.processes = new Processes(directory);
+  }
+
+  static async open({ parentDirectory, keep }: LaboratoryOptions = {}): Promise<Laboratory> {
+    const parent = parentDirectory ?? process.env['TIDEMARK_TMP'] ?? '/tmp';
+    const directory = mkdtempSync(join(parent, 'tidemark-'));
+    const lab = new Laboratory(directory, keep ?? process.env['TIDEMARK_KEEP'] === '1');
+    await initAuthority(lab.pkiDirectory);
+    await issueInto(lab.pkiDirectory, operatorName);
+    return lab;
+  }
+
+  get pkiDirectory(): string {
+    return join(this.directory, 'pki');
+  }
+
+  /** PEM text of NAME.crt, NAME.key, ca.crt. */
+  pem(file: string): string {
+    return readFileSync(join(this.pkiDirectory, file), 'utf8');
+  }
+
+  /** Path of a file of the laboratory; its folder exists. */
+  path(...names: string[]): string {
+    const path = join(this.directory, ...names);
+    mkdirSync(join(path, '..'), { recursive: true });
+    return path;
+  }
+
+  /** Makes an agent (certificate, configuration, ports, directory) and starts it; resolves when it is ready. */
+  async startAgent(name: string, settings: AgentSettings = {}): Promise<AgentHandle> {
+    const agent = await this.prepareAgent(name, settings);
+    await agent.start();
+    return agent;
+  }
+
+  /** {@link startAgent} without the start. */
+  async prepareAgent(name: string, settings: AgentSettings = {}): Promise<AgentHandle> {
+    this.#executable ??= agentExecutable(this.processes, this.directory);
+    const executable = await this.#executable;
+    await issueInto(this.pkiDirectory, name);
+    const [api, stream] = await freePorts(2);
+    return new AgentHandle(this, executable, name, settings, {
+      api: `127.0.0.1:${api}`,
+      stream: `127.0.0.1:${stream}`,
+    });
+  }
+
+  startLink(name: string, toAddress: string): Promise<LinkProxy> {
+    return LinkProxy.start(this.processes, name, toAddress);
+  }
+
+  async close(): Promise<void> {
+    await this.processes.end();
+    if (!this.keep) rmSync(this.directory, { recursive: true, force: true });
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}
+
+/** TCP ports that nobody listens on now. */
+export async function freePorts(count: number): Promise<number[]> {
+  const servers = await Promise.all(
+    Array.from(
+      { length: count },
+      () =>
+        new Promise<ReturnType<typeof createServer>>((resolve, reject) => {
+          const server = createServer();
+          server.once('error', reject);
+          server.listen(0, '127.0.0.1', () => resolve(server));
+        }),
+    ),
+  );
+  const ports = servers.map((server) => (server.address() as { port: number }).port);
+  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
+  return ports;
+}
