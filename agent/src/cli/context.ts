@@ -33,10 +33,7 @@ export interface AgentAddress {
 export type GlobalOptions = Context & { readonly context?: string; readonly json?: boolean };
 
 /** Throws `request-invalid` naming what is missing. */
-export function resolveContext(
-  options: GlobalOptions,
-  env: Terminal['env'],
-): AgentAddress {
+export function resolveContext(options: GlobalOptions, env: Terminal['env']): AgentAddress {
   const file = options.context ?? env['TIDEMARK_CONTEXT'];
   const fallback = join(env['XDG_CONFIG_HOME'] ?? join(env['HOME'] ?? '/', '.config'), 'tidemark', 'context.yaml');
   const fromFile = file !== undefined ? readContext(file) : existsSync(fallback) ? readContext(fallback) : {};

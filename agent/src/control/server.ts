@@ -216,7 +216,8 @@ class Handling {
       },
       '/metrics': async () => this.#metrics.text(),
       '/openapi.json': async () => document,
-      '/v1/events/stream': (request, reply) => this.#streams.serve(request, reply),
+      '/v1/events/stream': (request, reply) =>
+        this.#streams.serve(authenticate(request, this.#options.roleOf), request, reply),
     };
     for (const { path, contentType, roles } of plainRoutes)
       app.get(path, async (request, reply) => {

@@ -1,10 +1,12 @@
 /** Events as server-sent events: `id: BOOT/NUMBER`, `event: CODE`, `data: JSON`. A slow reader is waited for. */
 import { once } from 'node:events';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { TidemarkError } from '../core/errors.js';
-import type { AgentService } from '../service/service.js';
+import type { AgentService, Caller } from '../service/service.js';
+import { Admission } from './admission.js';
 
 export const streamCountMax = 32;
+/** Of one certificate name. */
+const callerStreamCountMax = 8;
 /** Events in one turn, and the pause between turns: together the rate of a stream is bounded. */
 const batchCountMax = 100;
 const pauseMs = 100;
@@ -13,7 +15,7 @@ const heartbeatMs = 15_000;
 export class EventStreams {
   readonly #service: AgentService;
   readonly #stop: AbortSignal;
-  #count = 0;
+  readonly #admission = new Admission(streamCountMax, callerStreamCountMax);
 
   constructor(service: AgentService, stop: AbortSignal) {
     this.#service = service;
@@ -21,15 +23,13 @@ export class EventStreams {
   }
 
   /** Answers until the client goes or the server stops. `overloaded` above `streamCountMax`. */
-  async serve(request: FastifyRequest, reply: FastifyReply): Promise<void> {
-    if (this.#count >= streamCountMax)
-      throw new TidemarkError('overloaded', `${this.#count} event streams are open already`);
+  async serve(caller: Caller, request: FastifyRequest, reply: FastifyReply): Promise<void> {
+    const leave = this.#admission.enter(caller.name);
     const gone = new AbortController();
     reply.raw.on('close', () => gone.abort());
     const signal = AbortSignal.any([gone.signal, this.#stop]);
     const position = parsePosition(request.headers['last-event-id']);
 
-    this.#count++;
     try {
       reply.hijack();
       reply.raw.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-store' });
@@ -38,7 +38,7 @@ export class EventStreams {
     } catch {
       // The answer has begun: the end of the stream is all that can be said.
     } finally {
-      this.#count--;
+      leave();
       reply.raw.end();
     }
   }
