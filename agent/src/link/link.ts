@@ -167,6 +167,7 @@ export class SourceLink {
   /** Closes the connection and gives everything back. What was not durable at the target is lost to it until a delta sync. */
   async stop(): Promise<void> {
     this.stopping.abort(new Error('stopped'));
+    this.retryNow.abort(new Error('stopped'));
     this.session?.close('shutting-down', 'The source agent stops.');
     await this.running;
     this.taking.turnOff();
@@ -232,8 +233,7 @@ export class SourceLink {
       waitMs = connected ? this.bounds.backoffMsMin : Math.min(this.bounds.backoffMsMax, waitMs * 2);
       if (this.refusal !== undefined && slowRetryCodes.has(this.refusal.code)) waitMs = this.bounds.backoffMsMax;
       this.retryNow = new AbortController();
-      const signal = AbortSignal.any([this.stopping.signal, this.retryNow.signal]);
-      await sleep(clock, waitMs * (0.5 + random.float() / 2), signal).catch(() => undefined);
+      await sleep(clock, waitMs * (0.5 + random.float() / 2), this.retryNow.signal).catch(() => undefined);
     }
   }
 
