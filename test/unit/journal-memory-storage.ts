@@ -25,7 +25,7 @@ export class MemoryStorage implements Storage {
       const next = Buffer.alloc(length);
       for (let at = 0; at < length; at += 512) {
         const source = random() < 0.5 ? node.live : node.durable;
-        source.copy(next, at, at, Math.min(at + 512, length));
+        if (at < source.length) source.copy(next, at, at, Math.min(at + 512, length));
       }
       node.live = next;
       node.durable = Buffer.from(next);

@@ -102,10 +102,7 @@ export class JournalWriter {
       .then((value) => {
         result = value;
       })
-      .finally(() => {
-        this.#running = undefined;
-        if (this.#queue.length > 0 && this.#fatal === undefined) this.#start();
-      });
+      .finally(() => this.#stopped());
     await this.#running;
     return result as T;
   }
@@ -146,9 +143,13 @@ export class JournalWriter {
   }
 
   #start(): void {
-    this.#running = this.#run().finally(() => {
-      this.#running = undefined;
-    });
+    this.#running = this.#run().finally(() => this.#stopped());
+  }
+
+  /** What was appended between the loop's last look and now must not wait for the next append. */
+  #stopped(): void {
+    this.#running = undefined;
+    if (this.#queue.length > 0 && this.#fatal === undefined) this.#start();
   }
 
   async #run(): Promise<void> {
