@@ -129,8 +129,9 @@ export class ServerConnection {
       rejectUnauthorized: mutual,
     });
     secure.on('secure', () => {
-      if (mutual && secure.getPeerX509Certificate() === undefined) secure.destroy();
-      else if (mutual && secure.ssl.verifyError() !== null) secure.destroy();
+      // A TLSSocket of a server that is not tls.Server leaves the verdict on the certificate to its user.
+      const { ssl } = secure as unknown as { ssl: { verifyError(): Error | null } };
+      if (mutual && (secure.getPeerX509Certificate() === undefined || ssl.verifyError() !== null)) secure.destroy();
       else this.#negotiate(secure, 'active');
     });
     this.#adopt(secure, true);
