@@ -1,0 +1,38 @@
+/** The agent's one NBD server as the runtime uses it: exports by name on one unix socket, and on TCP with TLS. */
+import { join } from 'node:path';
+import type { ExportBackend } from '../nbd/backend.js';
+import type { NbdServer } from '../nbd/server.js';
+import type { ExportHost } from './exports.js';
+
+export class NbdExports implements ExportHost {
+  readonly socketPath: string;
+
+  /** `tcp`: host:port that the server listens on with TLS. */
+  constructor(
+    private readonly server: NbdServer,
+    socketDirectory: string,
+    private readonly tcp: string | undefined,
+  ) {
+    this.socketPath = join(socketDirectory, 'nbd.sock');
+  }
+
+  add(name: string, backend: ExportBackend, description: string): void {
+    this.server.addExport(name, backend, { description });
+  }
+
+  remove(name: string): Promise<void> {
+    return this.server.removeExport(name);
+  }
+
+  clientCount(name: string): number {
+    return this.server.exportStatus(name)?.connections ?? 0;
+  }
+
+  uri(name: string): string {
+    return `nbd+unix:///${encodeURI(name)}?socket=${encodeURIComponent(this.socketPath)}`;
+  }
+
+  tlsUri(name: string): string | null {
+    return this.tcp === undefined ? null : `nbds://${this.tcp}/${encodeURI(name)}`;
+  }
+}
