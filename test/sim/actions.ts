@@ -1,0 +1,421 @@
+/** What operators do meanwhile: views, pins, tags, failovers, rollbacks, a commit at the end, a cloned source. */
+import { isTidemarkError } from '../../agent/src/core/errors.js';
+import type { TargetGroup } from '../../agent/src/target/group.js';
+import type { OpenView } from '../../agent/src/target/views.js';
+import type { Payload } from '../../agent/src/nbd/payload.js';
+import type { Cluster } from './cluster.js';
+import { imagesOf, type TargetHost } from './target-host.js';
+import { sectorBytes, stampedBytes } from './model.js';
+
+/** What a view's clients wrote and flushed: the bytes that must be there again, sector by sector. */
+interface ViewModel {
+  readonly target: TargetHost;
+  readonly id: string;
+  /** Newest content of each disk as its client knows it. */
+  readonly bytes: Map<string, Uint8Array>;
+  /** Sectors written since the last flush: after a death they may be old or new. */
+  readonly loose: Map<string, Map<number, Uint8Array[]>>;
+}
+
+export class Actions {
+  private stopped = false;
+  private running = 0;
+  private serial = 0;
+  private readonly views = new Map<string, ViewModel>();
+  private failedOver = 0;
+
+  constructor(private readonly cluster: Cluster) {}
+
+  /** Enough of everything happened for this seed. */
+  get satisfied(): boolean {
+    return this.failedOver >= 1;
+  }
+
+  start(): void {
+    this.later(6000, 4000, () => this.next());
+    this.later(12_000, 12_000, () => this.failoverAndBack());
+    if (this.cluster.world.random.chance(0.3)) this.later(15_000, 20_000, () => this.zombie());
+  }
+
+  /** Waits until what runs has ended. */
+  async stop(): Promise<void> {
+    this.stopped = true;
+    const { world } = this.cluster;
+    await world.run({ until: () => this.running === 0, untilMs: world.nowMs + 60_000 });
+  }
+
+  /** A failover and a commit, then bits turn at rest. */
+  async final(): Promise<void> {
+    const { world, targets } = this.cluster;
+    for (const view of [...this.views.values()]) await world.drive(this.checkView(view), 60_000);
+    const target = targets[0] as TargetHost;
+    if (world.random.chance(0.25)) await world.drive(this.commit(target), 180_000);
+    else if (world.random.chance(0.3)) await this.flipBits(target);
+  }
+
+  private next(): void {
+    if (this.stopped) return;
+    const { world, targets } = this.cluster;
+    const target = world.random.pick(targets);
+    const act = world.random.pick([
+      () => this.openView(target),
+      () => this.openView(target),
+      () => this.useViews(target),
+      () => this.useViews(target),
+      () => this.closeView(target),
+      () => this.verifyRandom(target),
+      () => this.verifyRandom(target),
+      () => this.tag(),
+      () => this.pin(target),
+    ]);
+    this.track(target, act());
+    this.later(500, 2500, () => this.next());
+  }
+
+  /** An action may meet a dead or failing target; only wrong results count. */
+  private track(target: TargetHost, work: Promise<void>): void {
+    const { process } = target.host;
+    // A promise of a dead process never settles: nobody waits for these.
+    work.catch((error: unknown) => {
+      if (process?.alive !== true) return;
+      if (isTidemarkError(error) && excused.has(error.code)) return;
+      this.cluster.broken ??= error instanceof Error ? (error.stack ?? error.message) : String(error);
+    });
+  }
+
+  private async openView(target: TargetHost): Promise<void> {
+    const { group } = target;
+    if (group === undefined || this.views.size >= 3) return;
+    const { world, counts } = this.cluster;
+    const list = group.checkpoints().filter(({ complete }) => complete);
+    if (list.length === 0) return;
+    const checkpoint = world.random.pick(list);
+    const id = `drill-${++this.serial}`;
+    const { process } = target.host;
+    const open = await group.views.open({ id, at: { by: 'id', checkpoint: checkpoint.id }, purpose: 'drill', scratchLimitBytes: 512 * 1024 });
+    if (process?.alive !== true) return;
+    counts.pinnedViews++;
+    const images = await imagesOf(group, checkpoint);
+    if (process.alive) this.remember(target, group, open, images);
+  }
+
+  private remember(target: TargetHost, group: TargetGroup, open: OpenView, images: ReadonlyMap<number, Uint8Array>): ViewModel {
+    const bytes = new Map<string, Uint8Array>();
+    for (const disk of group.context.manifest.state.disks.values()) {
+      const image = images.get(disk.index);
+      if (image !== undefined) bytes.set(disk.name, image.slice());
+    }
+    const view: ViewModel = { target, id: open.record.id, bytes, loose: new Map() };
+    this.views.set(view.id, view);
+    return view;
+  }
+
+  private async useViews(target: TargetHost): Promise<void> {
+    for (const view of [...this.views.values()].filter((candidate) => candidate.target === target)) {
+      await this.writeView(view);
+      await this.checkView(view);
+    }
+  }
+
+  private openOf(view: ViewModel): OpenView | undefined {
+    return view.target.group?.views.list().find(({ record }) => record.id === view.id);
+  }
+
+  private async writeView(view: ViewModel): Promise<void> {
+    const { random } = this.cluster.world;
+    const open = this.openOf(view);
+    const { process } = view.target.host;
+    if (open === undefined) return;
+    for (const [name, backend] of open.disks) {
+      const known = view.bytes.get(name);
+      if (known === undefined) continue;
+      const count = 1 + random.int(16);
+      const first = random.int(known.length / sectorBytes - count);
+      const bytes = stampedBytes(0x7000_0000 + random.int(1000), count * sectorBytes);
+      this.loosen(view, name, first, known, bytes);
+      known.set(bytes, first * sectorBytes);
+      await backend.write(first * sectorBytes, heapPayload(bytes), false);
+      if (process?.alive !== true) return;
+      if (random.chance(0.4)) {
+        await backend.flush();
+        if (process.alive) view.loose.delete(name);
+      }
+    }
+  }
+
+  /** Remembers what each written sector may be again after a crash. */
+  private loosen(view: ViewModel, name: string, first: number, known: Uint8Array, bytes: Uint8Array): void {
+    const loose = view.loose.get(name) ?? new Map<number, Uint8Array[]>();
+    view.loose.set(name, loose);
+    for (let index = 0; index * sectorBytes < bytes.length; index++) {
+      const at = (first + index) * sectorBytes;
+      const options = loose.get(first + index) ?? [known.slice(at, at + sectorBytes)];
+      options.push(bytes.slice(index * sectorBytes, (index + 1) * sectorBytes));
+      loose.set(first + index, options);
+    }
+  }
+
+  private async checkView(view: ViewModel): Promise<void> {
+    const open = this.openOf(view);
+    const { process } = view.target.host;
+    if (open === undefined || process === undefined) return;
+    for (const [name, backend] of open.disks) {
+      const known = view.bytes.get(name);
+      if (known === undefined) continue;
+      const bytes = new Uint8Array(known.length);
+      await backend.read(bytes, 0);
+      if (!process.alive) return;
+      const loose = view.loose.get(name);
+      for (let at = 0; at < bytes.length; at += sectorBytes) {
+        const seen = bytes.subarray(at, at + sectorBytes);
+        if (Buffer.compare(seen, known.subarray(at, at + sectorBytes)) === 0) continue;
+        const options = loose?.get(at / sectorBytes) ?? [];
+        if (!options.some((option) => Buffer.compare(option, seen) === 0)) {
+          throw new Error(`view ${view.id} ${name} sector ${at / sectorBytes}: bytes that its client never left there`);
+        }
+        known.set(seen, at);
+      }
+    }
+  }
+
+  private async closeView(target: TargetHost): Promise<void> {
+    const view = [...this.views.values()].find((candidate) => candidate.target === target && candidate.id.startsWith('drill'));
+    if (view === undefined || target.group === undefined) return;
+    await this.checkView(view);
+    this.views.delete(view.id);
+    await target.group.views.close(view.id);
+  }
+
+  private async verifyRandom(target: TargetHost): Promise<void> {
+    const { group } = target;
+    const list = group?.checkpoints() ?? [];
+    if (group === undefined || list.length === 0) return;
+    await this.cluster.checks.verify(target, group, this.cluster.world.random.pick(list));
+  }
+
+  private async tag(): Promise<void> {
+    const source = this.cluster.world.random.pick(this.cluster.sources);
+    const { group } = source;
+    const streams = this.cluster.sources.length;
+    if (group === undefined || streams > 1) return;
+    try {
+      group.tag('by hand');
+    } catch (error) {
+      if (!isTidemarkError(error, 'illegal-state')) throw error;
+    }
+    await Promise.resolve();
+  }
+
+  private async pin(target: TargetHost): Promise<void> {
+    const { group } = target;
+    if (group === undefined) return;
+    const { random } = this.cluster.world;
+    const { pins } = group.context.manifest.state;
+    const known = [...pins.values()].find(({ id }) => id.startsWith('sim'));
+    if (known !== undefined) {
+      await group.context.manifest.append({ ...known, removed: true });
+      return;
+    }
+    const list = group.checkpoints();
+    if (list.length === 0) return;
+    await group.context.lock.run(async () => {
+      const now = group.checkpoints();
+      const checkpoint = now[random.int(now.length)];
+      if (checkpoint === undefined) return;
+      await group.context.manifest.append({ type: 'pin', id: `sim-${++this.serial}`, checkpoint: checkpoint.id, reason: 'simulation', removed: false });
+    });
+  }
+
+  /** Fails over on one target, writes to the recovered disks, rolls back; each step is repeated until it is done. */
+  private failoverAndBack(): void {
+    if (this.stopped) return;
+    const { world, targets, counts, checks } = this.cluster;
+    const target = targets[0] as TargetHost;
+    const id = `op-${++this.serial}`;
+    let step: 'failover' | 'use' | 'rollback' = 'failover';
+    let until = 0;
+    const turn = async (): Promise<boolean> => {
+      const { group } = target;
+      if (group === undefined) return false;
+      if (step === 'failover') {
+        if (group.checkpoints().every(({ complete }) => !complete)) return this.stopped;
+        const at = { by: 'latest' } as const;
+        await group.operations.run({ id, kind: 'failover', arguments: { at, sourceMayBeAlive: true }, drivenBy: 'simulation' });
+        checks.fence(target);
+        counts.failovers++;
+        const open = group.views.get(`production-${id}`);
+        const images = await imagesOf(group, open.checkpoint);
+        await checks.verify(target, group, open.checkpoint);
+        this.remember(target, group, open, images);
+        until = world.nowMs + world.random.between(1500, 7000);
+        step = 'use';
+        return false;
+      }
+      if (step === 'use') {
+        const view = this.views.get(`production-${id}`);
+        if (view !== undefined) {
+          await this.writeView(view);
+          await this.checkView(view);
+        }
+        if (world.nowMs >= until || this.stopped) step = 'rollback';
+        return false;
+      }
+      this.views.delete(`production-${id}`);
+      checks.unfence(target);
+      await group.operations.run({ id: `${id}-back`, kind: 'rollback', arguments: {}, drivenBy: 'simulation' });
+      counts.rollbacks++;
+      this.failedOver++;
+      return true;
+    };
+    this.repeat(target, turn, () => this.later(10_000, 15_000, () => this.failoverAndBack()));
+  }
+
+  /** Calls `turn` until it says that it is done, across deaths of the target. */
+  private repeat(target: TargetHost, turn: () => Promise<boolean>, done: () => void): void {
+    this.running++;
+    const again = (): void => {
+      const { process } = target.host;
+      if (process === undefined) {
+        this.later(300, 300, again);
+        return;
+      }
+      let settled = false;
+      const finish = (ended: boolean): void => {
+        if (settled) return;
+        settled = true;
+        if (!ended) {
+          this.later(300, 500, again);
+          return;
+        }
+        this.running--;
+        done();
+      };
+      turn().then(finish, (error: unknown) => {
+        const excusable = !process.alive || (isTidemarkError(error) && excused.has(error.code));
+        if (!excusable) this.cluster.broken ??= error instanceof Error ? (error.stack ?? error.message) : String(error);
+        finish(false);
+      });
+      const watch = (): void => {
+        if (settled) return;
+        if (process.alive) this.cluster.world.scheduler.after(400, watch);
+        else finish(false);
+      };
+      watch();
+    };
+    again();
+  }
+
+  /** The source agent's machine was cloned: the old one comes back from a partition with what it had not sent. */
+  private zombie(): void {
+    const { cluster } = this;
+    const { world } = cluster;
+    const old = cluster.sources[0];
+    if (this.stopped || old === undefined || old.host.process === undefined || cluster.counts.zombies > 0) return;
+    cluster.counts.zombies++;
+    cluster.note('action: the source is cloned');
+    const names = cluster.targets.map(({ host }) => host.name);
+    for (const name of names) world.network.partition(old.host.name, name);
+    this.later(800, 800, () => {
+      const clone = cluster.makeSource(`${old.agent}2`, old.agent, old.specs, names);
+      cluster.aliases.set(`${old.agent}2`, old.agent);
+      for (const [index, disk] of clone.disks.entries()) disk.bytes.set(old.disks[index]!.bytes);
+      clone.writeCount = old.writeCount;
+      old.writeCount = 0;
+      old.retire();
+      cluster.sources[0] = clone;
+      clone.start();
+      clone.startGuests(world.random.fork(), () => 75);
+      this.later(2500, 2000, () => {
+        for (const name of names) world.network.heal(old.host.name, name);
+        this.later(4000, 2000, () => old.host.kill());
+      });
+    });
+  }
+
+  private async commit(target: TargetHost): Promise<void> {
+    const { group } = target;
+    if (group === undefined) return;
+    const { context } = group;
+    await group.operations.run({ id: 'last-failover', kind: 'failover', arguments: { at: { by: 'latest' }, sourceMayBeAlive: true }, drivenBy: 'simulation' });
+    this.cluster.counts.failovers++;
+    const open = group.views.get('production-last-failover');
+    const view = this.remember(target, group, open, await imagesOf(group, open.checkpoint));
+    for (let count = 0; count < 5; count++) await this.writeView(view);
+    await this.checkView(view);
+    const done = await group.operations.run({ id: 'last-commit', kind: 'commit', arguments: {}, drivenBy: 'simulation' });
+    this.cluster.counts.commits++;
+    await this.rollbackIsRefused(group);
+    for (const path of done.result?.['files'] as string[]) {
+      const name = path.slice(path.lastIndexOf('/') + 1, -'.raw'.length);
+      const file = await context.storage.open(path, 'read');
+      const bytes = new Uint8Array(await file.sizeBytes());
+      await file.read(bytes, 0);
+      await file.close();
+      if (Buffer.compare(bytes, view.bytes.get(name) as Uint8Array) !== 0) throw new Error(`committed ${name} differs from its view`);
+    }
+    this.views.delete(view.id);
+  }
+
+  private async rollbackIsRefused(group: TargetGroup): Promise<void> {
+    try {
+      await group.operations.run({ id: 'too-late', kind: 'rollback', arguments: {}, drivenBy: 'simulation' });
+    } catch (error) {
+      if (isTidemarkError(error, 'illegal-state')) return;
+      if (isTidemarkError(error, 'view-unknown')) throw new Error('rollback after commit got as far as looking for its view');
+      throw error;
+    }
+    throw new Error('rollback was accepted after committing');
+  }
+
+  /** Bits turn at rest: every read is right or refused, never wrong. */
+  private async flipBits(target: TargetHost): Promise<void> {
+    const { world, counts } = this.cluster;
+    const { host } = target;
+    await world.run({ untilMs: world.nowMs + 3000 });
+    host.kill();
+    target.group = undefined;
+    for (const source of this.cluster.sources) source.host.kill();
+    const flips = 1 + world.random.int(4);
+    for (let count = 0; count < flips; count++) host.disk.flipRandomBit((path) => !path.includes('/views/'));
+    counts.bitFlips += flips;
+    void target.start();
+    await world.run({ until: () => target.group !== undefined || target.openError !== undefined, untilMs: world.nowMs + 60_000 });
+    if (target.openError !== undefined) {
+      if (!isTidemarkError(target.openError) || !damage.has(target.openError.code)) throw target.openError;
+      return;
+    }
+    const group = target.group as TargetGroup | undefined;
+    if (group === undefined) throw new Error('the target does not open after bits turned');
+    for (const checkpoint of group.checkpoints()) {
+      try {
+        await world.drive(this.cluster.checks.verify(target, group, checkpoint), 120_000);
+      } catch (error) {
+        if (!isTidemarkError(error) || !damage.has(error.code)) throw error;
+      }
+    }
+  }
+
+  private later(leastMs: number, spreadMs: number, run: () => void): void {
+    const { world } = this.cluster;
+    world.scheduler.after(leastMs + world.random.float() * spreadMs, run);
+  }
+}
+
+/** Failures of the disk, and choices that retention overtook. */
+const excused: ReadonlySet<string> = new Set([
+  'storage-io',
+  'storage-full',
+  'scratch-full',
+  'checkpoint-unknown',
+  'checkpoint-expired',
+  'view-unknown',
+  'barrier-broken',
+  'operation-running',
+  'shutting-down',
+]);
+
+const damage: ReadonlySet<string> = new Set(['journal-corrupt', 'replica-mismatch', 'format-version', 'encryption-key', 'scratch-corrupt', 'protocol-error']);
+
+function heapPayload(bytes: Uint8Array): Payload {
+  return { bytes, retain: () => undefined, release: () => undefined };
+}

@@ -1,0 +1,189 @@
+/** What must hold at every moment, and at the end. */
+import { isTidemarkError } from '../../agent/src/core/errors.js';
+import { comparePositions, type Vector } from '../../agent/src/journal/position.js';
+import type { TargetGroup } from '../../agent/src/target/group.js';
+import type { Checkpoint } from '../../agent/src/target/manifest-records.js';
+import { checkpointsToKeep } from '../../agent/src/target/retention.js';
+import { retentionOf } from '../../agent/src/target/settings.js';
+import type { Cluster } from './cluster.js';
+import { imagesOf, type TargetHost } from './target-host.js';
+
+interface Seen {
+  readonly atMs: number;
+  readonly list: readonly Checkpoint[];
+  readonly kept: ReadonlySet<string>;
+}
+
+export class Checks {
+  private readonly seen = new Map<string, Seen>();
+  private readonly dropped = new Set<string>();
+  /** While a target holds the epoch nothing may land there: what was received when it was fenced. */
+  private readonly fenced = new Map<string, Vector>();
+
+  constructor(private readonly cluster: Cluster) {}
+
+  start(): void {
+    const { world } = this.cluster;
+    const step = (): void => {
+      for (const target of this.cluster.targets) this.watch(target);
+      world.scheduler.after(900, step);
+    };
+    world.scheduler.after(900, step);
+  }
+
+  /** Out of space, history was given up: allowed, and told. */
+  historyDropped(host: string): void {
+    this.dropped.add(host);
+  }
+
+  fence(target: TargetHost): void {
+    const { group } = target;
+    if (group !== undefined) this.fenced.set(target.host.name, { ...group.context.journal.received });
+  }
+
+  unfence(target: TargetHost): void {
+    this.fenced.delete(target.host.name);
+  }
+
+  /** Reads a checkpoint whole and compares; a death of the target in the middle is no finding. */
+  async verify(target: TargetHost, group: TargetGroup, checkpoint: Checkpoint): Promise<boolean> {
+    const { process } = target.host;
+    let images: Map<number, Uint8Array>;
+    try {
+      images = await imagesOf(group, checkpoint);
+    } catch (error) {
+      if (process?.alive !== true) return false;
+      if (!group.checkpoints().some(({ id }) => id === checkpoint.id)) return false;
+      // An injected read failure or a full disk; corruption is never excused.
+      if (isTidemarkError(error) && error.retry) return false;
+      throw error;
+    }
+    if (process?.alive !== true) return false;
+    // Thinned or promoted away while it was read.
+    if (!group.checkpoints().some(({ id }) => id === checkpoint.id)) return false;
+    const byName = new Map<string, { bytes: Uint8Array; agent: string }>();
+    for (const disk of group.context.manifest.state.disks.values()) {
+      const bytes = images.get(disk.index);
+      const agent = group.context.manifest.state.streams.get(disk.stream) ?? '';
+      if (bytes !== undefined) byName.set(disk.name, { bytes, agent });
+    }
+    const wrong = this.cluster.model.check(checkpoint.id, byName);
+    if (wrong !== undefined) throw new Error(`${target.host.name} at ${this.cluster.world.nowMs.toFixed(1)} ms: ${wrong}`);
+    this.cluster.counts.checkpointsVerified++;
+    return true;
+  }
+
+  /** After everything healed: a last tagged checkpoint must come and hold exactly what was acknowledged. */
+  async final(): Promise<void> {
+    const { cluster } = this;
+    const { world } = cluster;
+    for (const target of cluster.targets) {
+      await this.until(`${target.host.name} opens`, () => target.group !== undefined || target.openError !== undefined, 60_000);
+      if (target.openError !== undefined) throw target.openError;
+    }
+    const streaming = (): boolean =>
+      cluster.sources.every((source) =>
+        (source.group?.status.links ?? []).every((link) => link.state === 'streaming' && link.syncs.length === 0 && link.unsentBytes === 0),
+      );
+    for (const source of cluster.sources) source.running = false;
+    await this.until('every link streams', streaming, 180_000);
+    await this.until('guests are answered', () => cluster.sources.every((source) => !source.busy), 10_000);
+    for (const target of cluster.targets) await this.lastCheckpoint(target);
+    for (const target of cluster.targets) {
+      const group = target.group as TargetGroup;
+      const list = group.checkpoints();
+      for (const checkpoint of list) await world.drive(this.verify(target, group, checkpoint), 120_000);
+      await world.drive(group.context.journal.verify(() => undefined, new AbortController().signal), 120_000);
+      const damaged = await world.drive(group.context.replicas.verify(() => undefined, new AbortController().signal), 120_000);
+      if (damaged.length > 0) throw new Error(`${target.host.name}: replica chunks ${JSON.stringify(damaged)} do not match`);
+    }
+    await cluster.actions.final();
+  }
+
+  private async lastCheckpoint(target: TargetHost): Promise<void> {
+    const { cluster } = this;
+    const group = target.group as TargetGroup;
+    const before = new Set(group.checkpoints().map(({ id }) => id));
+    const startedAt = cluster.model.counter.now;
+    const found = (): Checkpoint | undefined =>
+      group
+        .checkpoints()
+        .findLast(
+          (checkpoint) =>
+            checkpoint.complete &&
+            !before.has(checkpoint.id) &&
+            cluster.sources.every((source) => (cluster.model.markOf(checkpoint.id, source.agent) ?? 0) > startedAt),
+        );
+    await this.until(`${target.host.name} gets a last complete checkpoint`, () => found() !== undefined, 60_000);
+    const checkpoint = found() as Checkpoint;
+    await cluster.world.drive(this.verify(target, group, checkpoint), 60_000);
+    const images = await cluster.world.drive(imagesOf(group, checkpoint), 60_000);
+    for (const disk of group.context.manifest.state.disks.values()) {
+      const source = cluster.sources.find(({ specs }) => specs.some(({ name }) => name === disk.name));
+      const index = source?.specs.findIndex(({ name }) => name === disk.name) ?? -1;
+      const guest = source?.disks[index];
+      if (guest === undefined || Buffer.compare(guest.bytes, images.get(disk.index) as Uint8Array) !== 0) {
+        throw new Error(`${target.host.name}: ${disk.name} at rest differs from the guest's disk`);
+      }
+    }
+  }
+
+  private async until(what: string, condition: () => boolean, timeoutMs: number): Promise<void> {
+    const { world } = this.cluster;
+    const end = await world.run({ until: () => condition() || this.cluster.broken !== undefined, untilMs: world.nowMs + timeoutMs });
+    this.cluster.raise();
+    if (end === 'until') return;
+    const links = this.cluster.sources.map((source) => source.group?.status.links);
+    throw new Error(`never within ${timeoutMs} ms: ${what}; links ${JSON.stringify(links)}`);
+  }
+
+  private watch(target: TargetHost): void {
+    const { group, host } = target;
+    if (target.openError !== undefined && this.cluster.broken === undefined) {
+      this.cluster.broken = `${host.name} does not open: ${target.openError.stack ?? target.openError.message}`;
+    }
+    if (group === undefined || host.process === undefined) return;
+    const limit = this.fenced.get(host.name);
+    if (limit !== undefined) this.checkFence(host.name, limit, group.context.journal.received);
+    const list = group.checkpoints();
+    const nowMs = group.context.sourceNowMs();
+    const kept = checkpointsToKeep(list, retentionOf(group.context.settings), nowMs, group.pinned());
+    const before = this.seen.get(host.name);
+    if (before !== undefined && !this.dropped.has(host.name)) {
+      const still = new Set(list.map(({ id }) => id));
+      const keptNow = checkpointsToKeep([...before.list], retentionOf(group.context.settings), nowMs, group.pinned());
+      for (const checkpoint of before.list) {
+        if (still.has(checkpoint.id) || !before.kept.has(checkpoint.id) || !keptNow.has(checkpoint.id)) continue;
+        // The clock of the source may have jumped between the two looks.
+        if (this.aged(checkpoint, nowMs, group)) continue;
+        this.cluster.broken ??= `${host.name}: checkpoint ${checkpoint.id} is gone, but the policy keeps it`;
+      }
+    }
+    this.seen.set(host.name, { atMs: this.cluster.world.nowMs, list, kept });
+    const newest = list.at(-1);
+    if (newest !== undefined && this.cluster.world.random.chance(0.25)) this.background(this.verify(target, group, newest));
+  }
+
+  /** Within 5 s of a tier's edge, clocks and rounds of upkeep decide. */
+  private aged(checkpoint: Checkpoint, nowMs: number, group: TargetGroup): boolean {
+    const ageMs = nowMs - checkpoint.sourceTimeMs;
+    const edges = [...group.context.settings.tiers.map((tier) => tier.untilAgeMs), group.context.settings.namedAgeMs];
+    return edges.some((edge) => Math.abs(edge - ageMs) < 5000);
+  }
+
+  private checkFence(host: string, limit: Vector, received: Vector): void {
+    for (const [stream, position] of Object.entries(received)) {
+      const last = limit[Number(stream)];
+      if (last === undefined || comparePositions(position, last) > 0) {
+        this.cluster.broken ??= `${host}: stream ${stream} landed ${JSON.stringify(position)} behind the fence at ${JSON.stringify(last)}`;
+      }
+    }
+  }
+
+  /** Runs beside the life of the seed; its failure is the seed's. */
+  background(work: Promise<unknown>): void {
+    work.catch((error: unknown) => {
+      this.cluster.broken ??= error instanceof Error ? (error.stack ?? error.message) : String(error);
+    });
+  }
+}

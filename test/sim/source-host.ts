@@ -1,0 +1,227 @@
+/** A source agent of the simulation, and the guests whose disks it captures. */
+import { InPathExport } from '../../agent/src/capture/in-path-export.js';
+import { MirrorExport } from '../../agent/src/capture/mirror-export.js';
+import { SourceGroup } from '../../agent/src/capture/source-group.js';
+import type { EventSink } from '../../agent/src/core/events.js';
+import { linkBounds, type LinkBounds } from '../../agent/src/link/environment.js';
+import type { ExportBackend } from '../../agent/src/nbd/backend.js';
+import type { Payload } from '../../agent/src/nbd/payload.js';
+import { GuestDisk } from './device.js';
+import { sectorBytes, stampedBytes, type GroupModel } from './model.js';
+import { streamPort } from './target-host.js';
+import type { SimHost, SimProcess } from './world/sim-host.js';
+import type { SimRandom } from './world/sim-random.js';
+import type { SimWorld } from './world/sim-world.js';
+
+export interface SimDiskSpec {
+  readonly name: string;
+  readonly sizeBytes: number;
+  readonly kind: 'mirror' | 'in-path';
+}
+
+interface Pending {
+  readonly disk: number;
+  readonly first: number;
+  readonly count: number;
+  readonly id: number;
+  readonly zero: boolean;
+  readonly settle: { acknowledge(): void; dropped(): void };
+}
+
+/** Counted; scribbled over at the last release, so that a use after it shows. */
+class GuestPayload implements Payload {
+  private references = 1;
+  constructor(readonly bytes: Uint8Array) {}
+  retain(): void {
+    if (this.references === 0) throw new Error('a payload was retained after its release');
+    this.references++;
+  }
+  release(): void {
+    if (this.references === 0) throw new Error('a payload was released too often');
+    if (--this.references === 0) this.bytes.fill(0xee);
+  }
+}
+
+export class SourceHost {
+  group: SourceGroup | undefined;
+  readonly disks: GuestDisk[];
+  writeCount = 0;
+  /** False: the guests rest. */
+  running = true;
+  /** Hot set: most writes fall into so many sectors from the start of the disk; undefined: anywhere. */
+  hotSectors: number | undefined;
+  private retired = false;
+  private exports: ExportBackend[] = [];
+  private readonly pending = new Set<Pending>();
+
+  constructor(
+    private readonly world: SimWorld,
+    readonly host: SimHost,
+    readonly groupName: string,
+    /** Name in its certificate. */
+    readonly agent: string,
+    readonly specs: readonly SimDiskSpec[],
+    private readonly targets: readonly string[],
+    private readonly model: GroupModel,
+    private readonly events: (host: string, process: SimProcess) => EventSink,
+    private readonly bounds: Partial<LinkBounds>,
+  ) {
+    this.disks = specs.map(({ sizeBytes }) => new GuestDisk(world, sizeBytes));
+    host.onDeath = () => this.died();
+  }
+
+  start(): void {
+    const process = this.host.start();
+    const { clock, random, storage, dialer } = process;
+    const devices = this.disks.map((disk) => disk.attach(process));
+    this.resolveInPath();
+    const events = this.events(this.host.name, process);
+    const group = new SourceGroup({
+      name: this.groupName,
+      agent: this.agent,
+      disks: this.specs.map(({ name, sizeBytes }, index) => ({ name, sizeBytes, reader: devices[index] })),
+      clock,
+      random,
+      events,
+    });
+    this.group = group;
+    this.exports = this.specs.map(({ kind }, index) =>
+      kind === 'mirror' ? new MirrorExport(group, index) : new InPathExport(group, index, devices[index]!),
+    );
+    for (const target of this.targets) {
+      const link = group.addLink({
+        target,
+        address: `${target}:${streamPort}`,
+        directory: `/data/links/${target}`,
+        storage,
+        dialer,
+        clock,
+        random,
+        events,
+        scheduler: { yield: () => new Promise((resolve) => clock.after(0, resolve)) },
+        compressor: { compress: (raw) => raw },
+        cpuIdleShare: () => 0,
+        software: 'simulation',
+        bounds: linkBounds(this.bounds),
+      });
+      const mark = link.mark.bind(link);
+      link.mark = (request) => {
+        const given = mark(request);
+        if (given !== undefined && process.alive) this.model.marked(given.id, this.agent);
+        return given;
+      };
+    }
+  }
+
+  /** Guests write until told to stop; called once. */
+  startGuests(random: SimRandom, meanPauseMs: () => number): void {
+    for (const index of this.specs.keys()) this.guestLoop(index, random.fork(), meanPauseMs);
+  }
+
+  /** True when a guest's write has no answer yet. */
+  get busy(): boolean {
+    return this.pending.size > 0;
+  }
+
+  /** Its guests live elsewhere from now on; what they had under way never happened. */
+  retire(): void {
+    this.running = false;
+    this.retired = true;
+    for (const pending of this.pending) pending.settle.dropped();
+    this.pending.clear();
+  }
+
+  private guestLoop(index: number, random: SimRandom, meanPauseMs: () => number): void {
+    const step = (): void => {
+      if (this.retired) return;
+      if (this.running) {
+        const burst = random.chance(0.1) ? 1 + random.int(12) : 1;
+        for (let count = 0; count < burst; count++) this.write(index, random);
+      }
+      this.world.scheduler.after(random.float() * 2 * meanPauseMs(), step);
+    };
+    this.world.scheduler.after(random.float() * 10, step);
+  }
+
+  private write(index: number, random: SimRandom): void {
+    const spec = this.specs[index]!;
+    const alive = this.host.process !== undefined;
+    if (spec.kind === 'in-path' && !alive) return;
+    const total = spec.sizeBytes / sectorBytes;
+    const count = Math.min(total, 1 + (random.chance(0.05) ? random.int(160) : random.int(12)));
+    const within = this.hotSectors !== undefined && random.chance(0.95) ? Math.min(this.hotSectors, total) : total;
+    const first = random.int(Math.max(1, within - count));
+    for (const other of this.pending) {
+      if (other.disk === index && first < other.first + other.count && other.first < first + count) return;
+    }
+    this.writeCount++;
+    const zero = random.chance(0.12);
+    const id = this.model.takeId();
+    const offsetBytes = first * sectorBytes;
+    const lengthBytes = count * sectorBytes;
+    const settle = this.model.disk(spec.name).issue(id, zero, offsetBytes, lengthBytes);
+    const pending: Pending = { disk: index, first, count, id, zero, settle };
+    this.pending.add(pending);
+    const bytes = zero ? new Uint8Array(lengthBytes) : stampedBytes(id, lengthBytes);
+    if (spec.kind === 'mirror') {
+      // The hypervisor writes its own disk first.
+      this.disks[index]!.bytes.set(bytes, offsetBytes);
+      if (!alive) this.end(pending);
+      else if (random.chance(0.7)) this.submit(index, pending, bytes, random);
+      else this.world.scheduler.after(random.float() * 3, () => this.submitLater(index, pending, bytes, random));
+      return;
+    }
+    this.submit(index, pending, bytes, random);
+  }
+
+  private submitLater(index: number, pending: Pending, bytes: Uint8Array, random: SimRandom): void {
+    if (!this.pending.has(pending)) return;
+    if (this.host.process === undefined) this.end(pending);
+    else this.submit(index, pending, bytes, random);
+  }
+
+  private submit(index: number, pending: Pending, bytes: Uint8Array, random: SimRandom): void {
+    const backend = this.exports[index]!;
+    const offsetBytes = pending.first * sectorBytes;
+    const payload = new GuestPayload(bytes);
+    let answer: Promise<void> | undefined;
+    if (!pending.zero) answer = backend.write(offsetBytes, payload, random.chance(0.1));
+    else if (random.chance(0.5)) answer = backend.zero(offsetBytes, bytes.length, true, false);
+    else answer = backend.trim(offsetBytes, bytes.length, false);
+    const { process } = this.host;
+    const done = (): void => {
+      payload.release();
+      if (process?.alive === true) this.end(pending);
+    };
+    if (answer === undefined) done();
+    else void answer.then(done);
+  }
+
+  private end(pending: Pending): void {
+    if (this.pending.delete(pending)) pending.settle.acknowledge();
+  }
+
+  /** Mirrored guests go on without the agent: what they wrote is on their own disk. In-path guests wait. */
+  private died(): void {
+    this.group = undefined;
+    for (const pending of [...this.pending]) {
+      if (this.specs[pending.disk]!.kind === 'mirror') this.end(pending);
+    }
+  }
+
+  /** After a death the disk itself tells which of the unanswered in-path writes happened. */
+  private resolveInPath(): void {
+    for (const pending of [...this.pending]) {
+      if (this.specs[pending.disk]!.kind !== 'in-path') continue;
+      const { bytes } = this.disks[pending.disk]!;
+      const at = pending.first * sectorBytes;
+      const word = new DataView(bytes.buffer).getUint32(at, true);
+      const happened = pending.zero ? bytes.subarray(at, at + pending.count * sectorBytes).every((byte) => byte === 0) : word === pending.id;
+      if (happened) this.end(pending);
+      else {
+        this.pending.delete(pending);
+        pending.settle.dropped();
+      }
+    }
+  }
+}
