@@ -5,6 +5,9 @@ import type { OpenMode, Storage, StorageFile } from '../../agent/src/core/storag
 class Node {
   live = Buffer.alloc(0);
   durable = Buffer.alloc(0);
+  /** 512-byte sectors written since the last datasync, and those that a failed one lost though reads show them. */
+  dirty = new Set<number>();
+  lost = new Set<number>();
 }
 
 export class MemoryStorage implements Storage {
@@ -24,11 +27,13 @@ export class MemoryStorage implements Storage {
       const length = random() < 0.5 ? node.live.length : node.durable.length;
       const next = Buffer.alloc(length);
       for (let at = 0; at < length; at += 512) {
-        const source = random() < 0.5 ? node.live : node.durable;
+        const source = random() < 0.5 && !node.lost.has(at / 512) ? node.live : node.durable;
         if (at < source.length) source.copy(next, at, at, Math.min(at + 512, length));
       }
       node.live = next;
       node.durable = Buffer.from(next);
+      node.dirty.clear();
+      node.lost.clear();
     }
   }
 
@@ -59,6 +64,10 @@ export class MemoryStorage implements Storage {
         node.live = Buffer.concat([node.live, Buffer.alloc(at + source.length - node.live.length)]);
       }
       node.live.set(source, at);
+      for (let sector = Math.floor(at / 512); sector * 512 < at + source.length; sector++) {
+        node.dirty.add(sector);
+        node.lost.delete(sector);
+      }
       this.bytesWritten += source.length;
     };
     return {
@@ -77,9 +86,22 @@ export class MemoryStorage implements Storage {
         write(Buffer.concat(sources), at);
       },
       datasync: async () => {
-        check('datasync');
+        try {
+          check('datasync');
+        } catch (error) {
+          for (const sector of node.dirty) node.lost.add(sector);
+          node.dirty.clear();
+          throw error;
+        }
         await Promise.resolve();
-        node.durable = Buffer.from(node.live);
+        check('datasynced');
+        const next = Buffer.from(node.live);
+        for (const sector of node.lost) {
+          next.fill(0, sector * 512, (sector + 1) * 512);
+          node.durable.copy(next, Math.min(sector * 512, next.length), sector * 512, (sector + 1) * 512);
+        }
+        node.durable = next;
+        node.dirty.clear();
       },
       truncate: async (length) => {
         check('truncate');

@@ -7,7 +7,7 @@ import { openJournal, type JournalOptions } from '../../agent/src/journal/journa
 import type { Vector } from '../../agent/src/journal/position.js';
 import type { Journal, JournalCut } from '../../agent/src/journal/types.js';
 import type { ManifestRecord } from '../../agent/src/target/manifest-records.js';
-import { MemoryStorage } from './journal-memory-storage.js';
+import type { MemoryStorage } from './journal-memory-storage.js';
 
 export const diskBytes = 64 * 1024;
 export const uuid = '00000000-0000-4000-8000-000000000001';

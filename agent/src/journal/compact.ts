@@ -114,6 +114,7 @@ async function rewrite(
     await written.finish();
     if (isPlanted('delete-before-compaction-switch')) {
       for (const segment of window) await context.storage.remove(segment.path);
+      await context.storage.syncDirectory(context.segmentDirectory);
     }
     for (const writer of written.done) added.push(await loadSegment(context, writer.entry()));
   } catch (error) {

@@ -117,8 +117,7 @@ export class JournalWriter {
     if (segment.content.heads.length === 0) {
       this.sealing = undefined;
       await segment.file.close().catch(() => undefined);
-      await this.#record({ type: 'segments-replaced', removed: [segment.id], added: [] });
-      await this.context.storage.remove(segment.path).catch(() => undefined);
+      await this.#unlist(segment);
       return;
     }
     // A footer is an index: without it the segment is scanned when it is opened.
@@ -257,9 +256,14 @@ export class JournalWriter {
     if (segment.content.heads.length > 0) await this.#publish(segment);
     else {
       this.sealing = undefined;
-      await this.#record({ type: 'segments-replaced', removed: [segment.id], added: [] });
-      await this.context.storage.remove(segment.path).catch(() => undefined);
+      await this.#unlist(segment);
     }
+  }
+
+  /** A segment without anything durable leaves the list; its file only once the manifest has said so. */
+  async #unlist(segment: SegmentWriter): Promise<void> {
+    await this.#record({ type: 'segments-replaced', removed: [segment.id], added: [] });
+    if (this.#fatal === undefined) await this.context.storage.remove(segment.path).catch(() => undefined);
   }
 
   #fallBack(error: Error): void {
