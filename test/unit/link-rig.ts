@@ -75,7 +75,12 @@ export class PlainTarget {
   private readonly snapshots: Snapshots;
   readonly mismatches: string[] = [];
 
-  constructor(world: SimWorld, process: SimProcess, disks: readonly { name: string; sizeBytes: number }[], snapshots: Snapshots) {
+  constructor(
+    world: SimWorld,
+    process: SimProcess,
+    disks: readonly { name: string; sizeBytes: number }[],
+    snapshots: Snapshots,
+  ) {
     this.world = world;
     this.snapshots = snapshots;
     this.disks = disks.map(({ name, sizeBytes }) => ({
@@ -179,11 +184,18 @@ export class PlainTarget {
     const { header } = block;
     if (header.lastSequence <= this.received) return;
     if (header.firstSequence !== this.received + 1 || (header.folded && header.part !== this.parts.length)) {
-      this.mismatches.push(`gap: ${header.firstSequence}…${header.lastSequence} part ${header.part} after ${this.received}`);
+      this.mismatches.push(
+        `gap: ${header.firstSequence}…${header.lastSequence} part ${header.part} after ${this.received}`,
+      );
       connection.close('gap');
       return;
     }
-    expect([header.epoch, header.branch, header.incarnation, header.stream]).toEqual([this.epoch, this.branch, this.incarnation, 3]);
+    expect([header.epoch, header.branch, header.incarnation, header.stream]).toEqual([
+      this.epoch,
+      this.branch,
+      this.incarnation,
+      3,
+    ]);
     this.parts.push(block);
     if (header.folded && !header.lastPart) return;
     const blocks = this.parts;
@@ -222,7 +234,8 @@ export class PlainTarget {
       if (kind === RecordKind.checkpoint) {
         expect(record).toBe(records.at(-1));
         this.check(JSON.parse(Buffer.from(bytes).toString()) as CheckpointMark);
-      } else if (kind === RecordKind.syncBegin) this.openSyncs.add((JSON.parse(Buffer.from(bytes).toString()) as SyncMark).syncId);
+      } else if (kind === RecordKind.syncBegin)
+        this.openSyncs.add((JSON.parse(Buffer.from(bytes).toString()) as SyncMark).syncId);
       else if (kind === RecordKind.syncEnd) {
         expect(this.openSyncs.delete((JSON.parse(Buffer.from(bytes).toString()) as SyncMark).syncId)).toBe(true);
       } else {
@@ -240,6 +253,8 @@ export class PlainTarget {
   private check(mark: CheckpointMark): void {
     this.marks.push(mark);
     const expected = this.snapshots.get(mark.id);
+    if (mark.disksMissing.length === 0 && this.openSyncs.size > 0)
+      this.mismatches.push(`mark ${mark.id}: complete within a sync`);
     if (mark.disksMissing.length > 0 || this.openSyncs.size > 0 || expected === undefined) return;
     for (const [index, bytes] of expected.entries()) {
       const at = firstDifference(this.view(index), bytes);
@@ -255,7 +270,8 @@ export class PlainTarget {
     const view = this.view(disk - 5);
     for (let index = 0; index < count; index++) {
       const chunk = view.subarray((firstChunk + index) * chunkBytes, (firstChunk + index + 1) * chunkBytes);
-      if (!Buffer.from(chunkDigest(chunk)).equals(digests.subarray(index * 16, index * 16 + 16))) bits[index >> 3]! |= 1 << (index & 7);
+      if (!Buffer.from(chunkDigest(chunk)).equals(digests.subarray(index * 16, index * 16 + 16)))
+        bits[index >> 3]! |= 1 << (index & 7);
     }
     this.count('digests');
     this.world.scheduler.after(5, () =>
@@ -330,7 +346,9 @@ export class Rig {
     const process = this.sourceHost.start();
     this.source = process;
     const { clock, random, storage, dialer } = process;
-    const events = { emit: (code: string, fields: Readonly<Record<string, unknown>>) => void this.events.push({ code, fields }) };
+    const events = {
+      emit: (code: string, fields: Readonly<Record<string, unknown>>) => void this.events.push({ code, fields }),
+    };
     this.group = new SourceGroup({
       name: 'g',
       agent: 'source',
@@ -362,7 +380,11 @@ export class Rig {
     const mark = this.link.mark.bind(this.link);
     this.link.mark = (request) => {
       const given = mark(request);
-      if (given?.disksMissing.length === 0) this.snapshots.set(given.id, this.disks.map((disk) => disk.slice()));
+      if (given?.disksMissing.length === 0)
+        this.snapshots.set(
+          given.id,
+          this.disks.map((disk) => disk.slice()),
+        );
       return given;
     };
     return this.link;
@@ -378,7 +400,12 @@ export class Rig {
     return held;
   }
 
-  zero(disk: number, offsetBytes: number, lengthBytes: number, kind: typeof RecordKind.zero | typeof RecordKind.discard = RecordKind.zero): void {
+  zero(
+    disk: number,
+    offsetBytes: number,
+    lengthBytes: number,
+    kind: typeof RecordKind.zero | typeof RecordKind.discard = RecordKind.zero,
+  ): void {
     this.disks[disk]!.fill(0, offsetBytes, offsetBytes + lengthBytes);
     void this.group.capture({ disk, kind, offsetBytes, lengthBytes });
   }
@@ -386,7 +413,8 @@ export class Rig {
   /** A write that failed on the disk: any mixture is there. */
   fail(disk: number, offsetBytes: number, lengthBytes: number): void {
     for (let at = 0; at < lengthBytes; at += 512) {
-      if (this.world.random.chance(0.5)) this.disks[disk]!.fill(0xee, offsetBytes + at, offsetBytes + Math.min(at + 512, lengthBytes));
+      if (this.world.random.chance(0.5))
+        this.disks[disk]!.fill(0xee, offsetBytes + at, offsetBytes + Math.min(at + 512, lengthBytes));
     }
     this.group.contentUnknown(disk, offsetBytes, lengthBytes);
   }
@@ -400,7 +428,12 @@ export class Rig {
     const dice = random.float();
     if (dice < 0.1) this.zero(disk, offset, length);
     else if (dice < 0.15) this.zero(disk, offset, length, RecordKind.discard);
-    else void this.write(disk, offset, random.chance(0.5) ? new Uint8Array(length).fill(random.int(255)) : random.bytes(length));
+    else
+      void this.write(
+        disk,
+        offset,
+        random.chance(0.5) ? new Uint8Array(length).fill(random.int(255)) : random.bytes(length),
+      );
   }
 
   until(condition: () => boolean, timeoutMs = 600_000): Promise<void> {
@@ -419,7 +452,12 @@ export class Rig {
   async settle(): Promise<void> {
     let tagged: string | undefined;
     await this.until(() => {
-      if (tagged === undefined && this.link.isConnected && this.link.status.syncs.length === 0 && this.link.status.stage !== 'bitmap') {
+      if (
+        tagged === undefined &&
+        this.link.isConnected &&
+        this.link.status.syncs.length === 0 &&
+        this.link.status.stage !== 'bitmap'
+      ) {
         try {
           const mark = this.group.tag('settled')[0]!.mark;
           if (mark?.disksMissing.length === 0) tagged = mark.id;
@@ -430,7 +468,9 @@ export class Rig {
       if (tagged !== undefined && !this.link.isConnected && this.link.status.incarnation === 0) tagged = undefined;
       return tagged !== undefined && this.target.marks.some(({ id }) => id === tagged);
     });
-    for (const index of this.disks.keys()) expect(firstDifference(this.target.view(index), this.disks[index]!)).toBeUndefined();
+    for (const index of this.disks.keys())
+      expect(firstDifference(this.target.view(index), this.disks[index]!)).toBeUndefined();
+    expect(this.target.openSyncs.size).toBe(0);
   }
 
   async finish(): Promise<void> {

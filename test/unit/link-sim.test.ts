@@ -1,4 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
+import { plant, uprootAll, type PlantedBug } from '../../agent/src/core/planted.js';
 import { Rig, TestPayload, type RigOptions } from './link-rig.js';
 
 const KiB = 1024;
@@ -41,7 +42,8 @@ function injectFault(rig: Rig): void {
   else if (dice === 6) target.paused = !target.paused;
   else if (dice === 7) rig.failReads = 3;
   else if (dice < 12) rig.fail(random.int(2), random.int(200_000), 1 + random.int(5000));
-  else if (dice === 12) world.network.setSpeed('source', 'target', { latencyMs: 5, jitterMs: 1, bytesPerSecond: 100_000 });
+  else if (dice === 12)
+    world.network.setSpeed('source', 'target', { latencyMs: 5, jitterMs: 1, bytesPerSecond: 100_000 });
   else if (dice === 13) world.network.setSpeed('source', 'target', { latencyMs: 1, jitterMs: 0, bytesPerSecond: 1e8 });
   else if (dice === 14) {
     rig.sourceHost.kill();
@@ -72,7 +74,7 @@ describe('a link under faults leaves the same bytes at every mark', () => {
     ['spool', spooled],
     ['tiny buffers', tiny],
   ])('%s', async (_name, options) => {
-    for (let seed = 1; seed <= 25; seed++) {
+    for (let seed = 1; seed <= 12; seed++) {
       try {
         const rig = await scenario(seed, options, true);
         for (const [name, count] of Object.entries(rig.target.counts)) totals[name] = (totals[name] ?? 0) + count;
@@ -86,9 +88,41 @@ describe('a link under faults leaves the same bytes at every mark', () => {
   });
 
   test('every way of retreat was taken', () => {
-    for (const name of ['verified', 'folded', 'retreats', 'spilledBytes', 'digests', 'syncWrite', 'incarnationsLost', 'base', 'discard'])
+    for (const name of [
+      'verified',
+      'folded',
+      'retreats',
+      'spilledBytes',
+      'digests',
+      'syncWrite',
+      'incarnationsLost',
+      'base',
+      'discard',
+    ])
       expect([name, totals[name]]).toEqual([name, expect.any(Number)]);
     for (const name of ['verified', 'folded', 'retreats', 'spilledBytes', 'incarnationsLost'])
       expect([name, totals[name]! > 0]).toEqual([name, true]);
+  });
+
+  test.each<[PlantedBug, RigOptions, number]>([
+    ['bitmap-begun-late', tiny, 40],
+    ['stale-sync-read-wins', plain, 40],
+    ['reused-sequence', plain, 20],
+    ['checkpoint-while-syncing', plain, 20],
+    ['sync-range-end-missing', plain, 2],
+  ])('the planted bug %s is seen', async (bug, options, seeds) => {
+    plant(bug);
+    try {
+      for (let seed = 1; seed <= seeds; seed++) {
+        const found = await scenario(seed, options, true).then(
+          () => undefined,
+          (error: unknown) => error,
+        );
+        if (found !== undefined) return;
+      }
+    } finally {
+      uprootAll();
+    }
+    throw new Error(`${bug} was not seen in ${seeds} seeds`);
   });
 });

@@ -46,14 +46,17 @@ export interface FoldContext {
   readonly spool: Spool;
   readonly encoder: BlockEncoder;
   readonly yieldNow: () => Promise<void>;
-  /** Where the result goes. */
-  readonly toSpool: boolean;
+  /** Where a result of so many bytes goes; undefined: there is no room for it now. */
+  readonly place: (bytes: number) => 'memory' | 'spool' | undefined;
   /** Share of the run's bytes above which folding is not worth it; 1 folds always. */
   readonly shareMax: number;
 }
 
-/** Undefined when too little would be gained. Throws when a spooled block cannot be read back or written. */
-export async function foldRun(run: readonly QueueItem[], context: FoldContext): Promise<FoldResult | undefined> {
+/** Throws when a spooled block cannot be read back or written. */
+export async function foldRun(
+  run: readonly QueueItem[],
+  context: FoldContext,
+): Promise<FoldResult | 'no-gain' | 'no-room'> {
   const sources: Source[][] = [];
   const coverage = new Coverage();
   let beforeBytes = 0;
@@ -76,13 +79,15 @@ export async function foldRun(run: readonly QueueItem[], context: FoldContext): 
         }
       }
     }
-    if (coverage.bigCount > bigCountMax) return undefined;
+    if (coverage.bigCount > bigCountMax) return 'no-gain';
     sources.push(blocks);
     await context.yieldNow();
   }
   const tiny = beforeBytes === 0 && markCount < run.length;
-  if (context.shareMax < 1 && (leftBytes > beforeBytes * context.shareMax || tiny)) return undefined;
-  const writer = new PartWriter(run, context);
+  if (context.shareMax < 1 && (leftBytes > beforeBytes * context.shareMax || tiny)) return 'no-gain';
+  const place = context.place(leftBytes);
+  if (place === undefined) return 'no-room';
+  const writer = new PartWriter(run, context, place);
   for (const blocks of sources.reverse()) {
     for (const source of blocks) {
       if (source.left.every((left) => left === undefined)) continue;
@@ -155,6 +160,7 @@ async function copyLeft(source: Source, writer: PartWriter): Promise<void> {
 class PartWriter {
   private readonly run: readonly QueueItem[];
   private readonly context: FoldContext;
+  private readonly place: 'memory' | 'spool';
   private records: RawRecord[] = [];
   private partBytes = 0;
   private part = 0;
@@ -163,9 +169,10 @@ class PartWriter {
   private readonly blocks: EncodedBlock[] = [];
   private readonly extents: SpoolExtent[] = [];
 
-  constructor(run: readonly QueueItem[], context: FoldContext) {
+  constructor(run: readonly QueueItem[], context: FoldContext, place: 'memory' | 'spool') {
     this.run = run;
     this.context = context;
+    this.place = place;
   }
 
   async add(record: RawRecord): Promise<void> {
@@ -197,7 +204,7 @@ class PartWriter {
     this.recordCount += this.records.length;
     this.records = [];
     this.partBytes = 0;
-    if (!this.context.toSpool) {
+    if (this.place === 'memory') {
       this.blocks.push(block);
       return;
     }

@@ -132,7 +132,9 @@ export class Folder {
     for (const item of items) item.busy = busy;
     try {
       const result = await this.fold(items);
-      if (result === undefined) {
+      if (result === 'no-room') {
+        this.restUntilMs = this.options.clock.monotonicMs() + searchRestMs;
+      } else if (result === 'no-gain') {
         for (const item of items) item.foldTried = true;
         if (widen) this.widenFloorBytes = bodyBytesOf(items) * 1.5;
       } else {
@@ -151,18 +153,16 @@ export class Folder {
     onChange();
   }
 
-  private async fold(items: readonly QueueItem[]): Promise<FoldResult | undefined> {
+  private fold(items: readonly QueueItem[]): Promise<FoldResult | 'no-gain' | 'no-room'> {
     const { queue, spool, encoder, scheduler, bounds } = this.options;
-    const bytes = bodyBytesOf(items);
-    const crowded = queue.memoryBytes > bounds.bufferBytes / 2;
-    const toSpool = spool.hasRoom(bytes) && (crowded || items.some((item) => item.content.at === 'spool'));
-    if (
-      !toSpool &&
-      queue.memoryBytes + bytes > bounds.bufferBytesMax &&
-      items.some((item) => item.content.at === 'spool')
-    )
-      return undefined;
-    return foldRun(items, { spool, encoder, toSpool, shareMax, yieldNow: () => scheduler.yield() });
+    const spooled = items.some((item) => item.content.at === 'spool');
+    const place = (bytes: number): 'memory' | 'spool' | undefined => {
+      const roomy = queue.memoryBytes + bytes < bounds.bufferBytes / 2;
+      if (roomy && !spooled) return 'memory';
+      if (spool.hasRoom(bytes)) return 'spool';
+      return queue.memoryBytes + (spooled ? bytes : 0) < bounds.bufferBytes ? 'memory' : undefined;
+    };
+    return foldRun(items, { spool, encoder, shareMax, place, yieldNow: () => scheduler.yield() });
   }
 
   private swap(items: readonly QueueItem[], result: FoldResult): void {

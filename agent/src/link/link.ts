@@ -17,7 +17,7 @@ import { Folder } from './folder.js';
 import { LinkCapture, type Change, type GivenMark, type MarkRequest } from './link-capture.js';
 import type { LinkState, LinkStatus, SyncProgress } from './link-status.js';
 import { Rate } from './rate.js';
-import { RecordQueue } from './record-queue.js';
+import { chunkBodyBytesMax, RecordQueue } from './record-queue.js';
 import type { QueuedMark } from './queue-item.js';
 import { sendQueue } from './sender.js';
 import { Session, type Hold, type SessionEnd } from './session.js';
@@ -109,7 +109,7 @@ export class SourceLink {
       fileBytes: bounds.spoolFileBytes,
     });
     this.epochFile = new EpochFile(storage, directory);
-    this.queue = new RecordQueue(this.spool);
+    this.queue = new RecordQueue(this.spool, Math.min(chunkBodyBytesMax, bounds.bufferBytes / 8));
     this.encoder = new BlockEncoder(options.compressor, new CompressionPolicy(options.cpuIdleShare));
     const parts = {
       queue: this.queue,
@@ -133,7 +133,10 @@ export class SourceLink {
       isDetached: (disk) => group.isDetached(disk),
       emit: (code, fields) => this.emit(code, fields),
       onChange,
-      onQueued: () => this.signal.wake(),
+      onQueued: () => {
+        this.signal.wake();
+        if (this.queue.memoryBytes > bounds.bufferBytes) this.stager.kick();
+      },
       onSynced: () => group.synced(this),
       isConnected: () => this.isConnected,
       hasSyncRoom: () => this.isConnected && this.spool.liveBytes === 0 && !this.paused,

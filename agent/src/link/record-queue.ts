@@ -17,8 +17,8 @@ import {
 } from './queue-item.js';
 import type { Spool } from './spool.js';
 
-/** A chunk is closed at so many payload bytes or records. */
-export const chunkBodyBytes = 256 * 1024;
+/** A chunk is closed at so many payload bytes (less when the buffer is small) or records. */
+export const chunkBodyBytesMax = 256 * 1024;
 export const chunkRecordCount = 2048;
 
 export interface RecordInput {
@@ -36,6 +36,7 @@ export type ChunkClass = 'data' | 'base' | 'alone';
 
 export class RecordQueue {
   private readonly spool: Spool;
+  private readonly chunkBodyBytes: number;
   private list: QueueItem[] = [];
   private open: RawRecord[] = [];
   private openBodyBytes = 0;
@@ -53,8 +54,9 @@ export class RecordQueue {
   /** Chunks closed so far. */
   sealCount = 0;
 
-  constructor(spool: Spool) {
+  constructor(spool: Spool, chunkBodyBytes = chunkBodyBytesMax) {
     this.spool = spool;
+    this.chunkBodyBytes = chunkBodyBytes;
   }
 
   get items(): readonly QueueItem[] {
@@ -89,7 +91,7 @@ export class RecordQueue {
     this.memoryBytes += payloadBytes + recordOverheadBytes;
     this.unsentBytes += payloadBytes;
     this.unsentRecordCount++;
-    if (chunkClass === 'alone' || this.openBodyBytes >= chunkBodyBytes || this.open.length >= chunkRecordCount)
+    if (chunkClass === 'alone' || this.openBodyBytes >= this.chunkBodyBytes || this.open.length >= chunkRecordCount)
       this.seal('open');
     return sequence;
   }

@@ -9,6 +9,8 @@ import type { Spool, SpoolExtent } from './spool.js';
 
 /** After a spool error nothing is spilled for so long. */
 const spoolRestMs = 5000;
+/** Share of the spool that spilling leaves free, for folding to write its results to. */
+const foldReserve = 0.2;
 
 export interface StagerOptions {
   readonly queue: RecordQueue;
@@ -73,7 +75,7 @@ export class Stager {
       );
       if (item === undefined) break;
       const bytes = item.bodyBytes + item.recordCount * 24 + 4096;
-      if (!spool.hasRoom(bytes)) break;
+      if (!spool.hasRoom(bytes + spool.capacityBytes * foldReserve)) break;
       await this.exclusively(item, () => this.toSpool(item));
       onChange();
       await scheduler.yield();
