@@ -90,10 +90,10 @@ export class ServerConnection {
     socket.resume();
   }
 
-  #negotiate(socket: Socket, state: TlsState): void {
+  #negotiate(socket: Socket, state: TlsState, plain?: Negotiation): void {
     const { directory, limits } = this.#host;
-    this.#negotiation = new Negotiation(directory, limits, state, (bytes) => void socket.write(bytes));
-    this.#negotiation.greet();
+    this.#negotiation = new Negotiation(directory, limits, state, (bytes) => void socket.write(bytes), plain);
+    if (plain === undefined) this.#negotiation.greet();
   }
 
   #receive(chunk: Buffer): void {
@@ -117,6 +117,7 @@ export class ServerConnection {
   #startTls(): void {
     const plain = this.#socket;
     const tls = this.#tls;
+    const negotiated = this.#negotiation;
     if (plain === undefined || tls === undefined) return;
     plain.removeAllListeners();
     plain.on('error', () => undefined);
@@ -132,7 +133,7 @@ export class ServerConnection {
       // A TLSSocket of a server that is not tls.Server leaves the verdict on the certificate to its user.
       const { ssl } = secure as unknown as { ssl: { verifyError(): Error | null } };
       if (mutual && (secure.getPeerX509Certificate() === undefined || ssl.verifyError() !== null)) secure.destroy();
-      else this.#negotiate(secure, 'active');
+      else this.#negotiate(secure, 'active', negotiated);
     });
     this.#adopt(secure, true);
   }

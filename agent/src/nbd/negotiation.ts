@@ -1,7 +1,7 @@
 /**
  * The server's side of the handshake: bytes of the client in, replies out, until it has chosen an export.
  *
- * States: client flags → options → (startTls: begins again inside of TLS | start: transmission | end). With `tls`
+ * States: client flags → options → (startTls: options again inside of TLS | start: transmission | end). With `tls`
  * 'required' every option but ABORT and STARTTLS is refused; EXPORT_NAME, which has no way to be refused, ends the
  * connection. Bytes that follow STARTTLS unasked were not protected: they end it too. The caller bounds the time.
  */
@@ -25,8 +25,8 @@ export type TlsState = 'none' | 'required' | 'active';
 
 export class Negotiation {
   #input: Buffer = Buffer.alloc(0);
-  #flagsSeen = false;
-  #noZeroes = false;
+  #flagsSeen: boolean;
+  #noZeroes: boolean;
   #structured = false;
   /** The export name that base:allocation was chosen for. */
   #statusFor: string | undefined;
@@ -37,7 +37,12 @@ export class Negotiation {
     private readonly limits: NbdLimits,
     private readonly tls: TlsState,
     private readonly send: (bytes: Buffer) => void,
-  ) {}
+    /** What was agreed before TLS: inside of it there is no second greeting and nothing else is kept. */
+    plain?: Negotiation,
+  ) {
+    this.#flagsSeen = plain !== undefined;
+    this.#noZeroes = plain !== undefined && plain.#noZeroes;
+  }
 
   greet(): void {
     const bytes = Buffer.allocUnsafe(18);
