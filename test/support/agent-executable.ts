@@ -2,7 +2,7 @@
  * What is started as the agent: dist/tidemark, or with TIDEMARK_AGENT=bundle the sources bundled once and run by this
  * Node (with TIDEMARK_AGENT_NODE_ARGS, e.g. `--cpu-prof --cpu-prof-dir=/tmp/prof`).
  */
-import { existsSync, mkdirSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { repositoryRoot } from './paths.js';
 import type { Processes } from './processes.js';
@@ -13,18 +13,21 @@ export interface AgentExecutable {
   readonly env: Readonly<Record<string, string>>;
 }
 
-export async function agentExecutable(processes: Processes, directory: string): Promise<AgentExecutable> {
+/** `bundleNodeArgs`: a bundle with these arguments of Node, whatever the environment says. */
+export async function agentExecutable(
+  processes: Processes,
+  bundleNodeArgs?: readonly string[],
+): Promise<AgentExecutable> {
   const root = repositoryRoot();
-  if (process.env['TIDEMARK_AGENT'] !== 'bundle') {
+  if (bundleNodeArgs === undefined && process.env['TIDEMARK_AGENT'] !== 'bundle') {
     const command = join(root, 'dist', 'tidemark');
     if (!existsSync(command)) throw new Error(`${command} is not there; run \`make agent\` first`);
     return { command, args: [], env: {} };
   }
   // Inside the checkout, so that packages resolve from its node_modules.
   const file = join(root, 'dist', 'run', `agent-${process.pid}`, 'main.mjs');
-  mkdirSync(directory, { recursive: true });
   await processes.run(process.execPath, [join(root, 'test', 'support', 'bundle-agent.ts'), file]);
-  const nodeArgs = process.env['TIDEMARK_AGENT_NODE_ARGS']?.split(' ') ?? [];
+  const nodeArgs = bundleNodeArgs ?? process.env['TIDEMARK_AGENT_NODE_ARGS']?.split(' ') ?? [];
   return {
     command: process.execPath,
     args: ['--enable-source-maps', '--disable-warning=ExperimentalWarning', ...nodeArgs, file],

@@ -25,6 +25,8 @@ export interface LaboratoryOptions {
   /** Default: TIDEMARK_TMP or /tmp. Short, because unix socket paths have at most 107 bytes. */
   readonly parentDirectory?: string;
   readonly keep?: boolean;
+  /** Runs the agents as a bundle by this Node with these arguments, whatever TIDEMARK_AGENT says. */
+  readonly bundleNodeArgs?: readonly string[];
 }
 
 export class Laboratory implements AsyncDisposable {
@@ -34,14 +36,15 @@ export class Laboratory implements AsyncDisposable {
   private constructor(
     readonly directory: string,
     private readonly keep: boolean,
+    private readonly bundleNodeArgs: readonly string[] | undefined,
   ) {
     this.processes = new Processes(directory);
   }
 
-  static async open({ parentDirectory, keep }: LaboratoryOptions = {}): Promise<Laboratory> {
+  static async open({ parentDirectory, keep, bundleNodeArgs }: LaboratoryOptions = {}): Promise<Laboratory> {
     const parent = parentDirectory ?? process.env['TIDEMARK_TMP'] ?? '/tmp';
     const directory = mkdtempSync(join(parent, 'tidemark-'));
-    const lab = new Laboratory(directory, keep ?? process.env['TIDEMARK_KEEP'] === '1');
+    const lab = new Laboratory(directory, keep ?? process.env['TIDEMARK_KEEP'] === '1', bundleNodeArgs);
     await initAuthority(lab.pkiDirectory);
     await issueInto(lab.pkiDirectory, operatorName);
     return lab;
@@ -72,7 +75,7 @@ export class Laboratory implements AsyncDisposable {
 
   /** {@link startAgent} without the start. */
   async prepareAgent(name: string, settings: AgentSettings = {}): Promise<AgentHandle> {
-    this.#executable ??= agentExecutable(this.processes, this.directory);
+    this.#executable ??= agentExecutable(this.processes, this.bundleNodeArgs);
     const executable = await this.#executable;
     await issueInto(this.pkiDirectory, name);
     const [api, stream] = await freePorts(2);

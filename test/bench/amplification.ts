@@ -1,0 +1,136 @@
+/**
+ * What promotion and compaction write, apart from ingest: two pairs take the same load at the same time, one promotes
+ * (history of a minute), one compacts (thinning after ten seconds). Writes of the target process from /proc/PID/io.
+ */
+import { Laboratory } from '../support/laboratory.js';
+import { startPair, type Pair } from '../support/pair.js';
+import { readUsage } from '../support/process-usage.js';
+import { makeSparseFile, runFio } from '../support/tools.js';
+import { waitFor } from '../support/wait.js';
+import { notePairMemory, type BenchContext, type Benchmark } from './context.js';
+import type { Goal, Section } from './report.js';
+import { MiB, number, series } from './statistics.js';
+
+const diskBytes = 256 * MiB;
+const bufferBytes = 64 * MiB;
+const windowSeconds = 60;
+const cases = [
+  { name: 'promotion', history: { windowSeconds, tiers: [] }, bound: 1.25 },
+  {
+    name: 'compaction',
+    history: { windowSeconds: 3600, tiers: [{ olderThanSeconds: 10, everySeconds: 30 }] },
+    bound: 1,
+  },
+] as const;
+
+interface Result {
+  readonly name: string;
+  readonly bound: number;
+  readonly ingestBytes: number;
+  readonly journalBytesPeak: number;
+  readonly journalBytesEnd: number;
+  readonly extraBytes: number;
+}
+
+export const amplification: Benchmark = {
+  name: 'amplification',
+  async run(context) {
+    await using lab = await Laboratory.open();
+    const pairs: Pair[] = [];
+    for (const { name, history } of cases) {
+      const pair = await startPair(lab, {
+        suffix: `-${name}`,
+        disks: [{ name: 'data', sizeBytes: diskBytes, file: makeSparseFile(lab.path(`${name}.raw`), diskBytes) }],
+        checkpointIntervalSeconds: 1,
+        history: { ...history, tiers: [...history.tiers] },
+        sourceSettings: { buffers: { bufferBytes } },
+      });
+      await pair.waitProtecting();
+      pairs.push(pair);
+    }
+    const results = await Promise.all(pairs.map((pair, index) => measure(context, lab, pair, cases[index]!)));
+    for (const pair of pairs) {
+      notePairMemory(context, 'amplification', pair, bufferBytes);
+      await pair.stop();
+    }
+    return section(context, results);
+  },
+};
+
+async function measure(
+  { plan }: BenchContext,
+  lab: Laboratory,
+  pair: Pair,
+  { name, bound }: (typeof cases)[number],
+): Promise<Result> {
+  const { loadBytes, loadSeconds } = plan.amplification;
+  const written = (): number => readUsage(pair.target.pid).diskWriteBytes;
+  const journalBytes = async (): Promise<number> => (await pair.targetStatus()).journal?.bytes ?? 0;
+  const begin = written();
+  await runFio(lab.processes, {
+    target: await pair.exportUri('data'),
+    operation: 'randwrite',
+    blockBytes: 16 * 1024,
+    queueDepth: 4,
+    sizeBytes: diskBytes,
+    totalBytes: loadBytes,
+    rateBytesPerSecond: loadBytes / loadSeconds,
+  });
+  await pair.waitDrained();
+  let journalBytesPeak = await journalBytes();
+  // Everything of the load leaves the window (promotion), or the first tier (compaction); then writing ends.
+  let quietSinceMs = performance.now();
+  let seen = { bytes: journalBytesPeak, written: written() };
+  await waitFor(
+    `${name} has ended`,
+    async () => {
+      const now = { bytes: await journalBytes(), written: written() };
+      journalBytesPeak = Math.max(journalBytesPeak, now.bytes);
+      // Checkpoints of an idle group write a little each second.
+      if (Math.abs(now.bytes - seen.bytes) > MiB / 4 || now.written - seen.written > MiB) {
+        quietSinceMs = performance.now();
+        seen = now;
+      }
+      return performance.now() - quietSinceMs > (windowSeconds + 10) * 1000;
+    },
+    { timeoutMs: 300_000, everyMs: 500 },
+  );
+  return {
+    name,
+    bound,
+    ingestBytes: loadBytes,
+    journalBytesPeak,
+    journalBytesEnd: seen.bytes,
+    extraBytes: Math.max(0, written() - begin - loadBytes),
+  };
+}
+
+function section({ plan }: BenchContext, results: readonly Result[]): Section {
+  return {
+    title: 'Promotion and compaction',
+    goals: results.map((result): Goal => ({
+      name: `${result.name}, bytes written × bytes taken from the journal`,
+      measured: series([result.extraBytes / Math.max(1, result.ingestBytes)]),
+      bound: result.bound,
+      direction: 'at most',
+      hint: 'Blocks written again and again: larger batches, or fewer rounds.',
+    })),
+    tables: [
+      {
+        title: 'Bytes, MiB',
+        head: ['work', 'taken in', 'journal peak', 'journal at end', 'written besides ingest'],
+        rows: results.map((result) => [
+          result.name,
+          ...[result.ingestBytes, result.journalBytesPeak, result.journalBytesEnd, result.extraBytes].map((bytes) =>
+            number(bytes / MiB),
+          ),
+        ]),
+      },
+    ],
+    notes: [
+      `Random overwrites of ${diskBytes / MiB} MiB in 16 KiB pieces, ${plan.amplification.loadBytes / MiB} MiB in ` +
+        `${plan.amplification.loadSeconds} s, a checkpoint a second. Promotion: a window of ${windowSeconds} s. ` +
+        'Compaction: after 10 s one checkpoint in 30 s is kept. Bounds are ours: see ARCHITECTURE.md.',
+    ],
+  };
+}
