@@ -3,8 +3,8 @@ import { TidemarkError } from '../../agent/src/core/errors.js';
 import type { OpenMode, Storage, StorageFile } from '../../agent/src/core/storage.js';
 
 class Node {
-  live = Buffer.alloc(0);
-  durable = Buffer.alloc(0);
+  live: Buffer = Buffer.alloc(0);
+  durable: Buffer = Buffer.alloc(0);
   /** 512-byte sectors written since the last datasync, and those that a failed one lost though reads show them. */
   dirty = new Set<number>();
   lost = new Set<number>();

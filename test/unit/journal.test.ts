@@ -132,9 +132,9 @@ async function run(seed: number): Promise<{ compactions: number; drops: number; 
 }
 
 describe('journal against a plain model', () => {
-  test('100 seeds of lives with faults, compaction, promotion and power loss', async () => {
+  test('60 seeds of lives with faults, compaction, promotion and power loss', async () => {
     const total = { compactions: 0, drops: 0, merges: 0, poisons: 0 };
-    for (let seed = 1; seed <= 100; seed++) {
+    for (let seed = 1; seed <= 60; seed++) {
       try {
         const counts = await run(seed);
         for (const name of Object.keys(total) as (keyof typeof total)[]) total[name] += counts[name];

@@ -89,6 +89,10 @@ class SegmentJournal implements Journal {
     return this.#writer.durable;
   }
 
+  get failure(): Error | undefined {
+    return this.#writer.failure;
+  }
+
   get pendingBytes(): number {
     return this.#writer.pendingBytes;
   }

@@ -2,7 +2,8 @@
  * Merged runs: the flattened extents of consecutive segments in one file, so that a read consults few runs. They are an
  * index, rebuilt at any time: never synced, valid only as a whole, discarded when a segment of theirs leaves the list.
  *
- * `index/<level>-<first id>-<last id>-<crc32 of the ids>.run`: run pages, fences (run.ts), ids (4 bytes each), trailer:
+ * `index/<level>-<first id>-<last id>-<random>.run` (a name is never used twice: the removal of a dropped file may come
+ * after the same segments were merged again): run pages, fences (run.ts), ids (4 bytes each), trailer:
  *
  * | offset | bytes | trailer field |
  * |---|---|---|
@@ -18,6 +19,7 @@
  * | 60 | 4  | crc32 of bytes 0..59 |
  */
 import { crc32 } from 'node:zlib';
+import { randomHex } from '../core/ids.js';
 import type { JournalContext } from './context.js';
 import { extentBytes, ExtentWriter, pageExtents } from './extent.js';
 import { Cursor, Overlay } from './overlay.js';
@@ -51,10 +53,7 @@ export async function writeMergedRun(
   runs: readonly Run[],
 ): Promise<MergedRun | undefined> {
   const idBytes = encodeIds(ids);
-  const check = crc32(idBytes).toString(16).padStart(8, '0');
-  const path = `${context.indexDirectory}/${level}-${ids[0]}-${ids.at(-1)}-${check}.run`;
-  await context.files.close(path);
-  await context.storage.remove(path);
+  const path = `${context.indexDirectory}/${level}-${ids[0]}-${ids.at(-1)}-${randomHex(context.random, 8)}.run`;
   const file = await context.storage.open(path, 'create');
   try {
     const fences: Buffer[] = [];

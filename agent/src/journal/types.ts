@@ -60,6 +60,8 @@ export interface Journal {
   readonly usage: JournalUsage;
   /** Bytes appended and not yet durable; the group stops reading its connections over a bound. */
   readonly pendingBytes: number;
+  /** Set after a failure that only opening the journal again can mend (its manifest took no record). */
+  readonly failure: Error | undefined;
   /**
    * Queues a block (kept in memory until written). A folded range counts only when its last part is durable.
    * `bodyElided` stores only the fact that [first…last] was received (base data that went to the replica).

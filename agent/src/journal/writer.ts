@@ -64,6 +64,11 @@ export class JournalWriter {
     this.nextId = nextId;
   }
 
+  /** Set when nothing can be written any more: the journal must be opened again. */
+  get failure(): Error | undefined {
+    return this.#fatal;
+  }
+
   /** Segments that are not in the list yet, oldest first. */
   get live(): SegmentWriter[] {
     return [this.sealing, this.active].filter((segment) => segment !== undefined);
