@@ -2,7 +2,7 @@ import { describe, expect, test } from '@jest/globals';
 import { CompressionPolicy } from '../../agent/src/link/compression.js';
 import { BlockEncoder } from '../../agent/src/link/encoder.js';
 import { EpochFile, unknownEpoch } from '../../agent/src/link/epoch-file.js';
-import type { EncodedBlock } from '../../agent/src/link/queue-item.js';
+import type { EncodedBlock } from '../../agent/src/link/encoded-block.js';
 import { Spool } from '../../agent/src/link/spool.js';
 import { SimWorld } from '../sim/world/sim-world.js';
 

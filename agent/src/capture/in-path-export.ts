@@ -6,11 +6,11 @@
 import { RecordKind } from '../block/record.js';
 import { isTidemarkError } from '../core/errors.js';
 import { NbdError, type ExportBackend, type Extent } from '../nbd/backend.js';
+import type { UpstreamDisk } from './upstream-disk.js';
 import type { Payload } from '../nbd/payload.js';
 import type { Change } from '../link/link-capture.js';
 import { RangeLock } from './range-lock.js';
 import type { SourceGroup } from './source-group.js';
-import type { UpstreamDisk } from './upstream-disk.js';
 
 export class InPathExport implements ExportBackend {
   readonly sizeBytes: number;
@@ -24,18 +24,13 @@ export class InPathExport implements ExportBackend {
   private readonly onClients: ((count: number) => void) | undefined;
   private clientCount = 0;
 
-  constructor(
-    group: SourceGroup,
-    disk: number,
-    upstream: UpstreamDisk,
-    options: { readonly minimumBlockBytes?: number; readonly onClients?: (count: number) => void } = {},
-  ) {
+  constructor(group: SourceGroup, disk: number, upstream: UpstreamDisk, onClients?: (count: number) => void) {
     this.group = group;
     this.disk = disk;
     this.upstream = upstream;
     this.sizeBytes = group.disks[disk]?.sizeBytes ?? 0;
-    this.minimumBlockBytes = options.minimumBlockBytes ?? 1;
-    this.onClients = options.onClients;
+    this.minimumBlockBytes = upstream.minimumBlockBytes ?? 1;
+    this.onClients = onClients;
   }
 
   async read(target: Uint8Array, offsetBytes: number): Promise<void> {
@@ -48,18 +43,18 @@ export class InPathExport implements ExportBackend {
 
   write(offsetBytes: number, payload: Payload, fua: boolean): Promise<void> {
     const change = { disk: this.disk, kind: RecordKind.write, offsetBytes, lengthBytes: payload.bytes.length, payload };
-    return this.change(change, fua, () => this.upstream.write(payload.bytes, offsetBytes));
+    return this.change(change, () => this.upstream.write(payload.bytes, offsetBytes, fua));
   }
 
-  zero(offsetBytes: number, lengthBytes: number, mayTrim: boolean, fua: boolean): Promise<void> {
+  zero(offsetBytes: number, lengthBytes: number, _mayTrim: boolean, fua: boolean): Promise<void> {
     const change = { disk: this.disk, kind: RecordKind.zero, offsetBytes, lengthBytes };
-    return this.change(change, fua, () => this.upstream.zero(offsetBytes, lengthBytes, mayTrim));
+    return this.change(change, () => this.zeroUpstream(offsetBytes, lengthBytes, fua));
   }
 
   /** After a trim a disk may read anything, but source and target must read the same: zeros, on both. */
   trim(offsetBytes: number, lengthBytes: number, fua: boolean): Promise<void> {
     const change = { disk: this.disk, kind: RecordKind.discard, offsetBytes, lengthBytes };
-    return this.change(change, fua, () => this.upstream.zero(offsetBytes, lengthBytes, true));
+    return this.change(change, () => this.zeroUpstream(offsetBytes, lengthBytes, fua));
   }
 
   async flush(): Promise<void> {
@@ -72,7 +67,7 @@ export class InPathExport implements ExportBackend {
 
   async extents(offsetBytes: number, lengthBytes: number, countMax: number): Promise<Extent[]> {
     const { upstream } = this;
-    if (upstream.extents !== undefined) return upstream.extents(offsetBytes, lengthBytes, countMax);
+    if (upstream.extents !== undefined) return (await upstream.extents(offsetBytes, lengthBytes)).slice(0, countMax);
     return [{ lengthBytes, hole: false, zero: false }];
   }
 
@@ -84,14 +79,18 @@ export class InPathExport implements ExportBackend {
     this.onClients?.(--this.clientCount);
   }
 
-  private async change(change: Change, fua: boolean, apply: () => Promise<void>): Promise<void> {
+  private async zeroUpstream(offsetBytes: number, lengthBytes: number, fua: boolean): Promise<void> {
+    await this.upstream.zero(offsetBytes, lengthBytes);
+    if (fua) await this.upstream.flush();
+  }
+
+  private async change(change: Change, apply: () => Promise<void>): Promise<void> {
     const { offsetBytes, lengthBytes } = change;
     const taken = this.lock.acquire(offsetBytes, lengthBytes);
     const release = typeof taken === 'function' ? taken : await taken;
     let held: Promise<void> | undefined;
     try {
       await apply();
-      if (fua) await this.upstream.flush();
       held = this.group.capture(change);
     } catch (error) {
       this.group.contentUnknown(this.disk, offsetBytes, lengthBytes);

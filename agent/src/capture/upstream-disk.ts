@@ -1,12 +1,6 @@
-/** What an in-path export needs of the disk behind it (a BlockDevice is one). */
-import type { Extent } from '../nbd/backend.js';
+/** What an in-path export needs of the disk behind it; a BlockDevice has all of it. */
+import type { BlockDevice } from '../nbd/block-device.js';
 
-export interface UpstreamDisk {
-  readonly sizeBytes: number;
-  read(target: Uint8Array, offsetBytes: number): Promise<void>;
-  write(source: Uint8Array, offsetBytes: number): Promise<void>;
-  /** The range reads as zeros afterwards. `mayTrim`: it need not stay allocated. */
-  zero(offsetBytes: number, lengthBytes: number, mayTrim: boolean): Promise<void>;
-  flush(): Promise<void>;
-  extents?(offsetBytes: number, lengthBytes: number, countMax: number): Promise<Extent[]>;
-}
+/** `minimumBlockBytes` left out: 1. */
+export type UpstreamDisk = Pick<BlockDevice, 'sizeBytes' | 'read' | 'write' | 'zero' | 'flush' | 'extents'> &
+  Partial<Pick<BlockDevice, 'minimumBlockBytes'>>;

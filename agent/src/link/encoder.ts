@@ -4,7 +4,8 @@ import { blockHeaderBytes, encodeHeader, encodeTable } from '../block/block.js';
 import type { BlockRecord } from '../block/record.js';
 import type { Compressor } from './environment.js';
 import type { CompressionPolicy } from './compression.js';
-import type { EncodedBlock, RawRecord } from './queue-item.js';
+import type { EncodedBlock } from './encoded-block.js';
+import type { RawRecord } from './queue-item.js';
 
 /** What every block of an incarnation says. */
 export interface StreamIdentity {

@@ -11,7 +11,8 @@ import { blockBody } from '../block/body.js';
 import { recordKinds, type RecordKind } from '../block/record.js';
 import { Coverage, bigCountMax, type ByteRange } from './coverage.js';
 import type { BlockEncoder } from './encoder.js';
-import type { EncodedBlock, QueueItem, RawRecord } from './queue-item.js';
+import type { EncodedBlock } from './encoded-block.js';
+import type { QueueItem, RawRecord } from './queue-item.js';
 import type { Spool, SpoolExtent } from './spool.js';
 
 /** Largest raw body of a part. */

@@ -7,6 +7,7 @@
  */
 import type { RecordKind } from '../block/record.js';
 import type { Payload } from '../nbd/payload.js';
+import type { EncodedBlock } from './encoded-block.js';
 import type { SpoolExtent } from './spool.js';
 
 /** A record on its way; `payload` is set when `bytes` lie in a counted slab. */
@@ -20,9 +21,6 @@ export interface RawRecord {
   readonly payload: Payload | undefined;
   readonly sequence: number;
 }
-
-/** An encoded block in pieces: header, table, body. */
-export type EncodedBlock = readonly Uint8Array[];
 
 export type ItemContent =
   | { readonly at: 'raw'; readonly records: readonly RawRecord[]; readonly bodyBytes: number }
@@ -70,11 +68,5 @@ export function memoryBytesOf(content: ItemContent): number {
   if (content.at !== 'memory') return 0;
   let bytes = 0;
   for (const block of content.blocks) for (const piece of block) bytes += piece.length;
-  return bytes;
-}
-
-export function bytesOfBlock(block: EncodedBlock): number {
-  let bytes = 0;
-  for (const piece of block) bytes += piece.length;
   return bytes;
 }

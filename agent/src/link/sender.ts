@@ -6,7 +6,8 @@
 import { sleep, type Clock } from '../core/clock.js';
 import type { BlockEncoder } from './encoder.js';
 import type { LinkBounds, Scheduler } from './environment.js';
-import { bytesOfBlock, type EncodedBlock, type QueueItem } from './queue-item.js';
+import { bytesOfBlock, type EncodedBlock } from './encoded-block.js';
+import { type QueueItem } from './queue-item.js';
 import type { RecordQueue } from './record-queue.js';
 import type { Session } from './session.js';
 import type { Signal } from './signal.js';

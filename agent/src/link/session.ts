@@ -22,7 +22,7 @@ import {
   type Hello,
   type Welcome,
 } from '../stream/messages.js';
-import { bytesOfBlock, type EncodedBlock } from './queue-item.js';
+import { bytesOfBlock, type EncodedBlock } from './encoded-block.js';
 
 export type Hold = z.infer<typeof holdSchema>;
 

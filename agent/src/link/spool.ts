@@ -7,7 +7,7 @@ import { decodeHeader, type Block, decodeBlock, peekTableEnd, type BlockHeader }
 import { Mutex } from '../core/mutex.js';
 import type { Storage, StorageFile } from '../core/storage.js';
 import { TidemarkError } from '../core/errors.js';
-import { bytesOfBlock, type EncodedBlock } from './queue-item.js';
+import { bytesOfBlock, type EncodedBlock } from './encoded-block.js';
 
 interface SpoolFile {
   readonly path: string;

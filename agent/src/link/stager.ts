@@ -3,7 +3,8 @@ import type { Clock } from '../core/clock.js';
 import type { EventSink } from '../core/events.js';
 import type { BlockEncoder } from './encoder.js';
 import type { LinkBounds, Scheduler } from './environment.js';
-import type { EncodedBlock, QueueItem } from './queue-item.js';
+import type { EncodedBlock } from './encoded-block.js';
+import type { QueueItem } from './queue-item.js';
 import type { RecordQueue } from './record-queue.js';
 import type { Spool, SpoolExtent } from './spool.js';
 
