@@ -75,7 +75,7 @@ export class FileBlockDevice implements BlockDevice {
   }
 
   /** Node can make no hole in a file: the hint is not taken. */
-  trim(): Promise<void> {
+  trim(_offsetBytes: number, _lengthBytes: number): Promise<void> {
     return Promise.resolve();
   }
 
