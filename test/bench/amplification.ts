@@ -63,7 +63,7 @@ async function measure(
   pair: Pair,
   { name, bound }: (typeof cases)[number],
 ): Promise<Result> {
-  const { loadBytes, loadSeconds } = plan.amplification;
+  const { loadBytes, loadSeconds, quietSeconds } = plan.amplification;
   const written = (): number => readUsage(pair.target.pid).diskWriteBytes;
   const journalBytes = async (): Promise<number> => (await pair.targetStatus()).journal?.bytes ?? 0;
   const begin = written();
@@ -91,7 +91,7 @@ async function measure(
         quietSinceMs = performance.now();
         seen = now;
       }
-      return performance.now() - quietSinceMs > (windowSeconds + 10) * 1000;
+      return performance.now() - quietSinceMs > quietSeconds * 1000;
     },
     { timeoutMs: 300_000, everyMs: 500 },
   );

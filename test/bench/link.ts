@@ -126,6 +126,8 @@ async function hotSet(context: BenchContext): Promise<Part> {
   });
   const samples = await watch.stop();
   notePairMemory(context, 'hot set', pair, bufferBytes);
+  pair.link!.shape(null);
+  await settle(pair);
   await pair.stop();
   const gaps = checkpointGaps(samples);
   const widest = Math.max(...samples.map((sample) => sample.effectiveIntervalSeconds));
@@ -228,7 +230,10 @@ async function churn(context: BenchContext): Promise<Part> {
         each.worstStage,
       ]),
     },
-    notes: ['Dirty bytes are what buffer, spool and bitmap held when the load stopped.'],
+    notes: [
+      'Dirty bytes are what buffer, spool and bitmap held when the load stopped. The syncs read a file of random bytes, ' +
+        'which stands for the guest’s disk.',
+    ],
   };
 }
 
@@ -256,16 +261,15 @@ async function churnRound(
   const stopped = await takeSample(pair);
   const stoppedAtMs = Date.now();
   await watch.stop();
-  const newest = await waitFor(
+  await waitFor(
     'a checkpoint of after the load',
     async () => {
       const { newestCheckpoint } = await pair.targetStatus();
-      return newestCheckpoint !== null && newestCheckpoint.sourceTimeMs >= stoppedAtMs ? newestCheckpoint : undefined;
+      return newestCheckpoint !== null && newestCheckpoint.sourceTimeMs >= stoppedAtMs;
     },
     { timeoutMs: ((stopped.pendingBytes / churnLinkBytesPerSecond) * 5 + 60) * 1000, everyMs: 50 },
   );
   const firstCheckpointSeconds = (Date.now() - stoppedAtMs) / 1000;
-  void newest;
   pair.link!.shape(null);
   await settle(pair);
   return { free, narrow, dirtyBytes: stopped.pendingBytes, firstCheckpointSeconds, worstStage: watch.worstStage };

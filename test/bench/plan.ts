@@ -38,7 +38,12 @@ export interface Plan {
     readonly churnSeconds: number;
     readonly churnRounds: number;
   };
-  readonly amplification: { readonly loadBytes: number; readonly loadSeconds: number };
+  readonly amplification: {
+    readonly loadBytes: number;
+    readonly loadSeconds: number;
+    /** Background work has ended when nothing moved for so long; longer than the history window. */
+    readonly quietSeconds: number;
+  };
 }
 
 export const fullPlan: Plan = {
@@ -46,7 +51,7 @@ export const fullPlan: Plan = {
     rounds: 5,
     bufferBytes: GiB,
     smallTotalBytes: 256 * MiB,
-    largeTotalBytes: 480 * MiB,
+    largeTotalBytes: 384 * MiB,
     latencyTotalBytes: 48 * MiB,
   },
   sustained: {
@@ -77,7 +82,7 @@ export const fullPlan: Plan = {
     churnSeconds: 20,
     churnRounds: 2,
   },
-  amplification: { loadBytes: 512 * MiB, loadSeconds: 40 },
+  amplification: { loadBytes: 512 * MiB, loadSeconds: 40, quietSeconds: 70 },
 };
 
 export const quickPlan: Plan = {
@@ -116,5 +121,5 @@ export const quickPlan: Plan = {
     churnSeconds: 4,
     churnRounds: 1,
   },
-  amplification: { loadBytes: 64 * MiB, loadSeconds: 10 },
+  amplification: { loadBytes: 64 * MiB, loadSeconds: 4, quietSeconds: 3 },
 };

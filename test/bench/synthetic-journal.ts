@@ -56,6 +56,7 @@ export async function writeSyntheticJournal(options: SyntheticOptions): Promise<
   // Nothing but what is called here happens: timers of the group (upkeep) never fire.
   const clock: Clock = { monotonicMs: () => timeMs, wallMs: () => timeMs, after: () => ({ cancel: () => {} }) };
   const { directory, disk, diskBytes, group: name, stream, settings } = options;
+  let failure: Error | undefined;
   const group = await TargetGroup.create(
     {
       storage: new NodeStorage(),
@@ -63,6 +64,7 @@ export async function writeSyntheticJournal(options: SyntheticOptions): Promise<
       random: nodeRandom,
       events: { emit: () => {} },
       directory,
+      onFailed: (error) => (failure = error),
       views: { opened: () => {}, closing: async () => {}, clientCount: () => 0 },
     },
     { name, streams: [stream], disks: [{ name: disk, sizeBytes: diskBytes, stream }], settings },
@@ -82,14 +84,14 @@ export async function writeSyntheticJournal(options: SyntheticOptions): Promise<
 
   const writer = new BlockWriter({ epoch: epoch.epoch, branch: epoch.branch }, (block) => journal.append(block));
   const random = xorshift(7);
-  // A third each of 4, 8 and more KiB; the mean fills the journal with the wanted number of records.
-  const meanSectors = Math.max(1, Math.round(options.journalBytes / options.recordCount / sector));
+  // Lengths of 1…max sectors, so that the wanted number of records fills the journal.
+  const sectorsMax = Math.max(1, Math.round((2 * options.journalBytes) / options.recordCount / sector - 1));
   let written = 0;
   for (const [index, age] of ages.entries()) {
     const wanted = Math.floor((options.recordCount * (index + 1)) / ages.length);
     timeMs = nowMs - age * 1000;
     for (; written < wanted; written++) {
-      const lengthBytes = sector * (1 + (random() % (2 * meanSectors - 1)));
+      const lengthBytes = sector * (1 + (random() % sectorsMax));
       const offsetBytes = sector * (random() % Math.floor((diskBytes - lengthBytes) / sector));
       const from = (random() % (pool.length - lengthBytes)) & ~7;
       writer.write(offsetBytes, pool.subarray(from, from + lengthBytes), timeMs);
@@ -107,6 +109,7 @@ export async function writeSyntheticJournal(options: SyntheticOptions): Promise<
   while (await journal.maintain());
   const { bytes, segmentCount } = journal.usage;
   await group.close();
+  if (failure !== undefined) throw failure;
   return { checkpointCount: ages.length, recordCount: written, journalBytes: bytes, segmentCount };
 }
 
