@@ -1,5 +1,6 @@
 /** What operators do meanwhile: views, pins, tags, failovers, rollbacks, a commit at the end, a cloned source. */
 import { isTidemarkError } from '../../agent/src/core/errors.js';
+import { NbdError } from '../../agent/src/nbd/backend.js';
 import type { TargetGroup } from '../../agent/src/target/group.js';
 import type { OpenView } from '../../agent/src/target/views.js';
 import type { Payload } from '../../agent/src/nbd/payload.js';
@@ -15,6 +16,10 @@ interface ViewModel {
   readonly bytes: Map<string, Uint8Array>;
   /** Sectors written since the last flush: after a death they may be old or new. */
   readonly loose: Map<string, Map<number, Uint8Array[]>>;
+  /** One client at a time; of which process it is. */
+  user: unknown;
+  /** The target's process that its sectors were last settled with. */
+  process: unknown;
 }
 
 export class Actions {
@@ -44,10 +49,24 @@ export class Actions {
     await world.run({ until: () => this.running === 0, untilMs: world.nowMs + 60_000 });
   }
 
-  /** A failover and a commit, then bits turn at rest. */
+  /** Views show what was left in them; then nothing is held any more. */
+  async release(): Promise<void> {
+    const { world } = this.cluster;
+    for (const view of [...this.views.values()]) {
+      await world.drive(this.checkView(view), 60_000);
+      this.views.delete(view.id);
+      await world.drive(view.target.group?.views.close(view.id) ?? Promise.resolve(), 60_000);
+    }
+    for (const { group } of this.cluster.targets) {
+      for (const pin of [...(group?.context.manifest.state.pins.values() ?? [])]) {
+        await world.drive(group!.context.manifest.append({ ...pin, removed: true }), 60_000);
+      }
+    }
+  }
+
+  /** A failover and a commit, or bits that turn at rest. */
   async final(): Promise<void> {
     const { world, targets } = this.cluster;
-    for (const view of [...this.views.values()]) await world.drive(this.checkView(view), 60_000);
     const target = targets[0] as TargetHost;
     if (world.random.chance(0.25)) await world.drive(this.commit(target), 180_000);
     else if (world.random.chance(0.3)) await this.flipBits(target);
@@ -95,6 +114,7 @@ export class Actions {
     const open = await group.views.open({ id, at: { by: 'id', checkpoint: checkpoint.id }, purpose: 'drill', scratchLimitBytes: 512 * 1024 });
     if (process?.alive !== true) return;
     counts.pinnedViews++;
+    this.cluster.note(`view ${id} opened at ${checkpoint.id} ${JSON.stringify(checkpoint.vector)}`);
     const images = await imagesOf(group, checkpoint);
     if (process.alive) this.remember(target, group, open, images);
   }
@@ -105,15 +125,38 @@ export class Actions {
       const image = images.get(disk.index);
       if (image !== undefined) bytes.set(disk.name, image.slice());
     }
-    const view: ViewModel = { target, id: open.record.id, bytes, loose: new Map() };
+    const view: ViewModel = { target, id: open.record.id, bytes, loose: new Map(), user: undefined, process: target.host.process };
     this.views.set(view.id, view);
     return view;
   }
 
   private async useViews(target: TargetHost): Promise<void> {
     for (const view of [...this.views.values()].filter((candidate) => candidate.target === target)) {
-      await this.writeView(view);
-      await this.checkView(view);
+      await this.exclusively(view, async () => {
+        await this.writeView(view);
+        await this.checkView(view);
+      });
+    }
+  }
+
+  /** Skipped while another client of the same process uses the view. */
+  private async exclusively(view: ViewModel, use: () => Promise<void>): Promise<void> {
+    const { process } = view.target.host;
+    if (process === undefined || view.user === process) return;
+    view.user = process;
+    try {
+      if (view.process !== process) {
+        // After a death unflushed sectors are old or new; from now on they are what they are.
+        await this.checkView(view);
+        if (!process.alive) return;
+        view.loose.clear();
+        view.process = process;
+      }
+      await use();
+    } catch (error) {
+      if (!(error instanceof NbdError) || !(error.code === 'EIO' || error.code === 'ENOSPC')) throw error;
+    } finally {
+      if (view.user === process) view.user = undefined;
     }
   }
 
@@ -134,10 +177,12 @@ export class Actions {
       const bytes = stampedBytes(0x7000_0000 + random.int(1000), count * sectorBytes);
       this.loosen(view, name, first, known, bytes);
       known.set(bytes, first * sectorBytes);
+      this.cluster.note(`view ${view.id} ${name} write ${first}+${count} ${Buffer.from(bytes).toString('hex', 0, 4)}`);
       await backend.write(first * sectorBytes, heapPayload(bytes), false);
       if (process?.alive !== true) return;
       if (random.chance(0.4)) {
         await backend.flush();
+        this.cluster.note(`view ${view.id} ${name} flushed`);
         if (process.alive) view.loose.delete(name);
       }
     }
@@ -171,7 +216,10 @@ export class Actions {
         if (Buffer.compare(seen, known.subarray(at, at + sectorBytes)) === 0) continue;
         const options = loose?.get(at / sectorBytes) ?? [];
         if (!options.some((option) => Buffer.compare(option, seen) === 0)) {
-          throw new Error(`view ${view.id} ${name} sector ${at / sectorBytes}: bytes that its client never left there`);
+          const words = [seen, known.subarray(at, at + sectorBytes), ...options].map((sector) => Buffer.from(sector).toString('hex', 0, 8));
+          throw new Error(
+            `view ${view.id} ${name} sector ${at / sectorBytes}: ${words[0]}; its client left ${words[1]} or ${words.slice(2).join(', ')}`,
+          );
         }
         known.set(seen, at);
       }
@@ -180,10 +228,11 @@ export class Actions {
 
   private async closeView(target: TargetHost): Promise<void> {
     const view = [...this.views.values()].find((candidate) => candidate.target === target && candidate.id.startsWith('drill'));
-    if (view === undefined || target.group === undefined) return;
-    await this.checkView(view);
+    const { group } = target;
+    if (view === undefined || group === undefined || view.user === target.host.process) return;
+    await this.exclusively(view, () => this.checkView(view));
     this.views.delete(view.id);
-    await target.group.views.close(view.id);
+    await group.views.close(view.id);
   }
 
   private async verifyRandom(target: TargetHost): Promise<void> {
@@ -254,8 +303,10 @@ export class Actions {
       if (step === 'use') {
         const view = this.views.get(`production-${id}`);
         if (view !== undefined) {
-          await this.writeView(view);
-          await this.checkView(view);
+          await this.exclusively(view, async () => {
+            await this.writeView(view);
+            await this.checkView(view);
+          });
         }
         if (world.nowMs >= until || this.stopped) step = 'rollback';
         return false;

@@ -1,5 +1,6 @@
 /** What must hold at every moment, and at the end. */
 import { isTidemarkError } from '../../agent/src/core/errors.js';
+import type { SourceLink } from '../../agent/src/link/link.js';
 import { comparePositions, type Vector } from '../../agent/src/journal/position.js';
 import type { TargetGroup } from '../../agent/src/target/group.js';
 import type { Checkpoint } from '../../agent/src/target/manifest-records.js';
@@ -17,6 +18,7 @@ interface Seen {
 export class Checks {
   private readonly seen = new Map<string, Seen>();
   private readonly dropped = new Set<string>();
+  private readonly folds = new WeakMap<SourceLink, number>();
   /** While a target holds the epoch nothing may land there: what was received when it was fenced. */
   private readonly fenced = new Map<string, Vector>();
 
@@ -81,6 +83,7 @@ export class Checks {
       await this.until(`${target.host.name} opens`, () => target.group !== undefined || target.openError !== undefined, 60_000);
       if (target.openError !== undefined) throw target.openError;
     }
+    await cluster.actions.release();
     const streaming = (): boolean =>
       cluster.sources.every((source) =>
         (source.group?.status.links ?? []).every((link) => link.state === 'streaming' && link.syncs.length === 0 && link.unsentBytes === 0),
@@ -92,6 +95,7 @@ export class Checks {
     for (const target of cluster.targets) {
       const group = target.group as TargetGroup;
       const list = group.checkpoints();
+      cluster.counts.barriers += list.filter(({ vector }) => Object.keys(vector).length > 1).length;
       for (const checkpoint of list) await world.drive(this.verify(target, group, checkpoint), 120_000);
       await world.drive(group.context.journal.verify(() => undefined, new AbortController().signal), 120_000);
       const damaged = await world.drive(group.context.replicas.verify(() => undefined, new AbortController().signal), 120_000);
@@ -143,6 +147,7 @@ export class Checks {
       this.cluster.broken = `${host.name} does not open: ${target.openError.stack ?? target.openError.message}`;
     }
     if (group === undefined || host.process === undefined) return;
+    this.countFolds();
     const limit = this.fenced.get(host.name);
     if (limit !== undefined) this.checkFence(host.name, limit, group.context.journal.received);
     const list = group.checkpoints();
@@ -162,6 +167,16 @@ export class Checks {
     this.seen.set(host.name, { atMs: this.cluster.world.nowMs, list, kept });
     const newest = list.at(-1);
     if (newest !== undefined && this.cluster.world.random.chance(0.25)) this.background(this.verify(target, group, newest));
+  }
+
+  private countFolds(): void {
+    for (const source of this.cluster.sources) {
+      for (const link of source.group?.links ?? []) {
+        const { folds } = link.status.counters;
+        this.cluster.counts.folds += folds - (this.folds.get(link) ?? 0);
+        this.folds.set(link, folds);
+      }
+    }
   }
 
   /** Within 5 s of a tier's edge, clocks and rounds of upkeep decide. */

@@ -38,6 +38,8 @@ export interface SeedResult {
   readonly failure: string | undefined;
   readonly counts: Readonly<Record<CounterName, number>>;
   readonly virtualMs: number;
+  /** What happened, a line each. */
+  readonly log: readonly string[];
 }
 
 const writesWanted = 2000;
@@ -96,7 +98,7 @@ export class Cluster {
           { untilAgeMs: 35_000, everyMs: 12_000 },
         ],
         namedAgeMs: 15_000,
-        hardLimitBytes: random.chance(0.2) ? 1024 * KiB : 64 * 1024 * KiB,
+        hardLimitBytes: random.chance(0.2) ? 5 * 1024 * KiB : 64 * 1024 * KiB,
         segmentBytes: (48 + random.int(200)) * KiB,
         upkeepIntervalMs: 500 + random.int(700),
         scratchLimitBytes: 2048 * KiB,
@@ -158,7 +160,7 @@ export class Cluster {
   result(failure: string | undefined): SeedResult {
     this.counts.writes = this.writes();
     this.counts.faults = this.faults.count;
-    return { seed: this.seed, failure, counts: this.counts, virtualMs: this.world.nowMs };
+    return { seed: this.seed, failure, counts: this.counts, virtualMs: this.world.nowMs, log: this.log };
   }
 
   private writes(): number {

@@ -1,5 +1,5 @@
 /** The disk of a guest: memory that outlives every agent, with time and failures of its own. */
-import type { UpstreamDisk } from '../../agent/src/capture/upstream-disk.js';
+import type { BlockDevice } from '../../agent/src/nbd/block-device.js';
 import type { SimProcess } from './world/sim-host.js';
 import type { SimWorld } from './world/sim-world.js';
 
@@ -14,7 +14,7 @@ export class GuestDisk {
   }
 
   /** As an agent's process sees it; after its death nothing completes, and what was under way is done or not. */
-  attach(process: SimProcess): UpstreamDisk {
+  attach(process: SimProcess): BlockDevice {
     const { bytes, world } = this;
     const later = <T>(effect: () => T): Promise<T> =>
       new Promise((resolve) => {
@@ -26,13 +26,17 @@ export class GuestDisk {
       });
     return {
       sizeBytes: bytes.length,
+      readOnly: false,
+      minimumBlockBytes: 1,
       read: (target, offsetBytes) => later(() => target.set(bytes.subarray(offsetBytes, offsetBytes + target.length))),
       write: (source, offsetBytes) => {
         const copy = source.slice();
         return later(() => bytes.set(copy, offsetBytes));
       },
       zero: (offsetBytes, lengthBytes) => later(() => void bytes.fill(0, offsetBytes, offsetBytes + lengthBytes)),
+      trim: (offsetBytes, lengthBytes) => later(() => void bytes.fill(0, offsetBytes, offsetBytes + lengthBytes)),
       flush: () => later(() => undefined),
+      close: () => Promise.resolve(),
     };
   }
 }

@@ -11,6 +11,7 @@ const { values } = parseArgs({
     seed: { type: 'string' },
     first: { type: 'string', default: '1' },
     plant: { type: 'string' },
+    log: { type: 'boolean', default: false },
     verbose: { type: 'boolean', default: false },
     worker: { type: 'boolean', default: false },
   },
@@ -28,6 +29,7 @@ void (async () => {
     results.push(result);
     const state = result.failure === undefined ? 'ok' : `FAILED ${result.failure}`;
     console.log(`seed ${seed} ${(performance.now() - started).toFixed(0)} ms, virtual ${(result.virtualMs / 1000).toFixed(0)} s: ${state}`);
+    if (values.log) console.log(result.log.join('\n'));
     if (values.verbose || result.failure !== undefined) console.log(JSON.stringify(result.counts));
   }
   const sum = (name: CounterName): number => results.reduce((total, result) => total + result.counts[name], 0);

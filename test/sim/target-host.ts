@@ -43,6 +43,8 @@ export class TargetHost {
       events: this.events(this.host.name, process),
       directory,
       key: this.key,
+      // As the agent does: closed and opened again in the same process.
+      onFailed: () => this.reopen(process),
       views: { opened: () => undefined, closing: () => Promise.resolve(), clientCount: () => 0 },
     };
     for (;;) {
@@ -68,6 +70,18 @@ export class TargetHost {
       new TargetSession(this.renamed(connection), clock, () => group);
     });
     return group;
+  }
+
+  private reopen(process: SimProcess): void {
+    const { group, listener } = this;
+    this.group = undefined;
+    process.clock.after(200, () => {
+      void (async () => {
+        await listener?.close();
+        await group?.close();
+        if (process.alive) this.opening = this.open(process);
+      })();
+    });
   }
 
   private async openOrCreate(options: GroupOptions): Promise<TargetGroup> {

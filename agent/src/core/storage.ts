@@ -4,7 +4,7 @@
  *
  * Durability contract (what callers may rely on, and all that they may rely on):
  * - bytes written are durable only after a later `datasync` of the same file returned without error; before that a
- *   crash may keep, lose or tear each 512-byte sector of them, in any order;
+ *   crash may keep or lose each 512-byte sector of them, in any order (a sector itself is whole: old or new);
  * - a created, renamed or removed name is durable only after a later `syncDirectory` of its directory returned;
  * - `datasync` also makes the file's size durable;
  * - after a failed `datasync` the unsynced bytes are undefined, whatever reads return: the caller must not trust them.

@@ -121,9 +121,15 @@ async function rewrite(
     await written.discard();
     throw error;
   }
-  // A rejection leaves it open which list is the durable one: the new files stay until the next open decides.
-  await manifest.append({ type: 'segments-replaced', removed, added: added.map((segment) => segment.entry) });
-  list.replace(removed, added);
+  // A pin may have come meanwhile: the caller has the last word. A rejection leaves it open which list is the durable one: the new files stay until the next open decides.
+  const published = await compaction.request.publish([...plan.marksRemoved], async () => {
+    await manifest.append({ type: 'segments-replaced', removed, added: added.map((segment) => segment.entry) });
+    list.replace(removed, added);
+  });
+  if (!published) {
+    await written.discard();
+    return undefined;
+  }
   await list.references.settle();
   const bytesOf = (segments: readonly Segment[]): number =>
     segments.reduce((sum, segment) => sum + segment.fileBytes, 0);

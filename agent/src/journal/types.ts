@@ -98,6 +98,8 @@ export interface Journal {
     keep: ReadonlySet<string>;
     through: Vector;
     segmentCountMax: number;
+    /** Runs `publish` when the marks may still go and resolves with true; false: they may not, nothing was changed. */
+    publish: (marksRemoved: readonly string[], publish: () => Promise<void>) => Promise<boolean>;
   }): Promise<{ bytesBefore: number; bytesAfter: number; marksRemoved: string[] } | undefined>;
   /** Merges index runs and does other upkeep; bounded work a call; true when there is more. */
   maintain(): Promise<boolean>;

@@ -3,6 +3,7 @@ import type { Clock, Timer } from '../core/clock.js';
 import { isTidemarkError, TidemarkError } from '../core/errors.js';
 import type { EventSink } from '../core/events.js';
 import { Mutex } from '../core/mutex.js';
+import { isPlanted } from '../core/planted.js';
 import type { Random } from '../core/random.js';
 import { RecordLog } from '../core/record-log.js';
 import type { Storage } from '../core/storage.js';
@@ -41,6 +42,8 @@ export interface GroupOptions {
   readonly directory: string;
   readonly key?: Uint8Array | undefined;
   readonly views: ViewListener;
+  /** The group can say nothing durable any more; the owner closes it and opens it again. */
+  readonly onFailed: (error: Error) => void;
   /** Operations besides the transitions (export, verify, …). */
   readonly plans?: (group: TargetGroup) => ReadonlyMap<string, OperationPlan>;
 }
@@ -64,12 +67,14 @@ export class TargetGroup implements SessionGroup {
   private sourceClockBehindMs = 0;
   private readonly durableWatchers = new Set<() => void>();
   private closed = false;
+  private failed = false;
   private cached: { readonly key: string; readonly list: Checkpoint[] } | undefined;
 
   private constructor(
     readonly context: GroupContext,
     viewListener: ViewListener,
     plans: (group: TargetGroup) => ReadonlyMap<string, OperationPlan>,
+    private readonly onFailed: (error: Error) => void,
   ) {
     const { manifest, journal, replicas, clock } = context;
     this.ingest = new Ingest(manifest, journal, replicas, () => this.balance());
@@ -88,6 +93,7 @@ export class TargetGroup implements SessionGroup {
       replicaDigests: (disk, firstChunk, count) => replicas.digests(disk, firstChunk, count),
       readAt: (cut, disk, target, offsetBytes) => replicas.readAt(cut, disk, target, offsetBytes),
     };
+    manifest.onFailed = (error) => this.fail(error);
     journal.onDurable(() => this.onDurable());
     journal.onPoisoned((error) => this.onPoisoned(error));
   }
@@ -180,7 +186,7 @@ export class TargetGroup implements SessionGroup {
       pinned: () => opened.pinned(),
       sourceNowMs: () => clock.wallMs() - opened.sourceClockBehindMs,
     };
-    const opened = new TargetGroup(context, options.views, options.plans ?? (() => new Map()));
+    const opened = new TargetGroup(context, options.views, options.plans ?? (() => new Map()), options.onFailed);
     await opened.upkeep.resumePromotion();
     await opened.views.reopen();
     await opened.operations.resume();
@@ -236,7 +242,7 @@ export class TargetGroup implements SessionGroup {
   private async welcome(hello: Hello, session: TargetSession): Promise<Welcome> {
     const { manifest, journal, replicas, settings, name } = this.context;
     const { state } = manifest;
-    if (this.closed) throw new TidemarkError('shutting-down', 'The target agent is stopping.');
+    if (this.closed || this.failed) throw new TidemarkError('shutting-down', 'The group is being closed.');
     if (hello.protocol !== protocolVersion)
       throw new TidemarkError('protocol-version', `Protocol ${hello.protocol} is not ${protocolVersion}.`);
     const stream = [...state.streams].find(([, streamName]) => streamName === hello.stream)?.[0];
@@ -387,6 +393,7 @@ export class TargetGroup implements SessionGroup {
     const { manifest, journal, name } = this.context;
     const known = manifest.state.incarnations.get(stream);
     if (hello.incarnation !== 0 || known?.nonce === hello.nonce) {
+      if (isPlanted('stale-incarnation-accepted')) return true;
       if (known?.nonce !== hello.nonce || (hello.incarnation !== 0 && hello.incarnation !== known.incarnation)) {
         throw new TidemarkError(
           'stale-incarnation',
@@ -419,7 +426,20 @@ export class TargetGroup implements SessionGroup {
     this.balance();
   }
 
+  /** Nothing durable can be said any more: sources are turned away, the owner opens the group again. */
+  private fail(error: Error): void {
+    if (this.closed || this.failed) return;
+    this.failed = true;
+    this.context.events.emit('group-failed', { group: this.name, error: error.message });
+    for (const session of [...this.sessions.values()]) session.close('storage-io', 'The group must be opened again.');
+    this.onFailed(error);
+  }
+
   private onPoisoned(error: Error): void {
+    if (this.context.journal.failure !== undefined) {
+      this.fail(error);
+      return;
+    }
     this.context.events.emit('journal-poisoned', { group: this.name, error: error.message });
     for (const session of [...this.sessions.values()])
       session.close('storage-io', 'The journal could not be written; send again.');

@@ -111,6 +111,8 @@ export function applyRecord(state: ManifestState, record: ManifestRecord): void 
  */
 export class Manifest implements ManifestLog {
   readonly state = emptyState();
+  /** Told once a record could not be made durable: nothing may be appended any more. */
+  onFailed: ((error: Error) => void) | undefined;
   private readonly log: RecordLog;
 
   private constructor(log: RecordLog) {
@@ -138,7 +140,12 @@ export class Manifest implements ManifestLog {
   }
 
   async append(record: ManifestRecord): Promise<void> {
-    await this.log.append(record);
+    try {
+      await this.log.append(record);
+    } catch (error) {
+      this.onFailed?.(error as Error);
+      throw error;
+    }
     applyRecord(this.state, record);
   }
 

@@ -109,6 +109,7 @@ export class Upkeep {
       keep: new Set([...keep, ...context.pinned()]),
       through: through.vector,
       segmentCountMax: compactionSegmentsMax,
+      publish: (marksRemoved, publish) => this.publish(marksRemoved, publish),
     });
     if (done === undefined) return;
     this.counters.compactions++;
@@ -119,6 +120,16 @@ export class Upkeep {
       bytesBefore: done.bytesBefore,
       bytesAfter: done.bytesAfter,
       checkpoints: done.marksRemoved.length,
+    });
+  }
+
+  /** Under the lock, so that a view or a pin that came while the new segments were written is seen. */
+  private publish(marksRemoved: readonly string[], publish: () => Promise<void>): Promise<boolean> {
+    return this.context.lock.run(async () => {
+      const pinned = this.context.pinned();
+      if (marksRemoved.some((id) => pinned.has(id))) return false;
+      await publish();
+      return true;
     });
   }
 

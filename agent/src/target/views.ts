@@ -89,6 +89,7 @@ export class ViewRegistry {
 
   /** Opens again what was open when the agent died; it serves the same bytes. */
   async reopen(): Promise<void> {
+    await this.sweep();
     for (const record of [...this.context.manifest.state.views.values()]) {
       if (record.purpose !== 'named') await this.start(record, this.checkpointOf(record));
     }
@@ -162,6 +163,16 @@ export class ViewRegistry {
       await view.release();
     }
     this.open_.clear();
+  }
+
+  /** Removes the scratch of views that were closed when the agent died in the middle. */
+  private async sweep(): Promise<void> {
+    const { storage, directory, manifest } = this.context;
+    const root = `${directory}/views`;
+    await storage.makeDirectory(root);
+    for (const id of await storage.list(root)) {
+      if (!manifest.state.views.has(id)) await storage.removeTree(`${root}/${id}`);
+    }
   }
 
   private indexOf(disk: string): number {

@@ -2,7 +2,7 @@
 import { TidemarkError } from '../../../agent/src/core/errors.js';
 import type { OpenMode, Storage, StorageFile } from '../../../agent/src/core/storage.js';
 import type { IoKind, IoOwner, SimDisk } from './sim-disk.js';
-import type { SimInode } from './sim-inode.js';
+import { sectorBytes, type SimInode } from './sim-inode.js';
 
 export class SimStorage implements Storage {
   readonly #disk: SimDisk;
@@ -113,7 +113,11 @@ class SimFile implements StorageFile {
       'write',
       bytes,
       () => put(concatenate(sources, bytes)),
-      () => put(concatenate(sources, bytes).subarray(0, random.int(bytes + 1))),
+      () => {
+        // The kernel copies page by page: what a killed process leaves ends at a sector.
+        const cut = random.int(bytes + 1);
+        put(concatenate(sources, bytes).subarray(0, Math.max(0, cut - ((positionBytes + cut) % sectorBytes))));
+      },
     );
   }
 
