@@ -178,7 +178,8 @@ export class LinkCapture implements SyncHost {
     const droppable = request.kind === 'crash' && request.barrier === undefined;
     queue.seal(droppable ? 'crash' : 'hard', { id: mark.id, sourceTimeMs: timeMs, complete: missing.length === 0 });
     this.recordsSinceMark = 0;
-    this.options.onChange();
+    // Not onChange: what that looks for may take longer than a mark is allowed to.
+    this.options.onQueued();
     return { id: mark.id, sequence, sourceTimeMs: timeMs, disksMissing: missing.map(([, disk]) => disk.name) };
   }
 

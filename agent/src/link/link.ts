@@ -10,12 +10,13 @@ import type { Connection } from '../core/transport.js';
 import type { Ack, Hello, Welcome } from '../stream/messages.js';
 import { protocolVersion } from '../stream/messages.js';
 import { CompressionPolicy } from './compression.js';
+import { describeLink } from './describe-link.js';
 import { BlockEncoder } from './encoder.js';
 import { linkBounds, type LinkBounds, type LinkOptions } from './environment.js';
 import { EpochFile, unknownEpoch, type EpochState } from './epoch-file.js';
 import { Folder } from './folder.js';
 import { LinkCapture, type Change, type GivenMark, type MarkRequest } from './link-capture.js';
-import type { LinkState, LinkStatus, SyncProgress } from './link-status.js';
+import type { LinkStatus } from './link-status.js';
 import { Rate } from './rate.js';
 import { chunkBodyBytesMax, RecordQueue } from './record-queue.js';
 import type { QueuedMark } from './queue-item.js';
@@ -466,75 +467,21 @@ export class SourceLink {
   }
 
   get status(): LinkStatus {
-    const { queue, spool, bounds, taking, folder, stager, encoder, options } = this;
-    return {
-      target: options.target,
-      address: options.address,
-      state: this.state,
-      refusal: this.refusal,
+    const { queue, spool, bounds, taking, folder, stager, encoder, rate, disks, session, refusal, paused } = this;
+    const { target, address, throttle, clock } = this.options;
+    return describeLink({
+      ...{ queue, spool, bounds, taking, folder, stager, encoder, rate, disks, session, refusal, paused },
+      ...{ target, address, throttle, clock },
+      stopped: this.stopping.signal.aborted,
       connected: this.isConnected,
       connectedSinceMs: this.connectedSinceMs,
-      epoch: this.known.epoch,
-      branch: this.known.branch,
+      known: this.known,
       incarnation: this.incarnation,
-      sequenceGiven: queue.sequence,
-      sequenceDurable: this.durableSequence,
-      stage: taking.mode === 'bitmap' ? 'bitmap' : folder.active ? 'fold' : spool.liveBytes > 0 ? 'spool' : 'buffer',
-      bufferBytes: queue.memoryBytes,
-      bufferBytesMax: bounds.bufferBytes,
-      spoolBytes: spool.usedBytes,
-      spoolBytesMax: bounds.spoolBytes,
-      inFlightBytes: queue.inFlightBytes,
-      inFlightBytesMax: bounds.inFlightBytes,
-      unsentBytes: queue.unsentBytes,
-      unsentRecordCount: queue.unsentRecordCount,
-      dirtyBytes: taking.dirtyBytes,
+      durableSequence: this.durableSequence,
+      durableMark: this.durableMark,
       sentBytes: this.sentBytes,
-      sentBytesPerSecond: this.rate.bytesPerSecond,
-      throttleBytesPerSecond: options.throttle?.bytesPerSecond,
-      compressionRatio: encoder.rawBytes === 0 ? 1 : encoder.storedBytes / encoder.rawBytes,
-      clockOffsetMs: this.session?.clockOffsetMs,
-      durableCheckpointMs: this.durableMark?.sourceTimeMs,
-      durableCheckpointId: this.durableMark?.id,
-      syncs: this.syncs(),
-      counters: {
-        retreats: taking.retreatCount,
-        spilledBytes: stager.spilledBytes,
-        spoolErrors: stager.spoolErrorCount,
-        folds: folder.foldCount,
-        foldSavedBytes: folder.savedBytes,
-        marksWidened: folder.widenedCount,
-        incarnationsLost: this.lostIncarnations,
-        connects: this.connectCount,
-        syncReadErrors: taking.syncReadErrors,
-      },
-      lastRetreatReason: taking.lastRetreatReason,
-    };
-  }
-
-  private get state(): LinkState {
-    if (this.stopping.signal.aborted) return 'stopped';
-    if (this.refusal?.code === 'stale-epoch') return 'fenced';
-    if (this.refusal?.code === 'fork') return 'forked';
-    if (this.refusal !== undefined) return 'refused';
-    if (!this.isConnected) return 'connecting';
-    if (this.paused) return 'paused';
-    if (this.taking.mode === 'bitmap') return 'resyncing';
-    const open = this.disks.filter((disk) => disk.open !== undefined);
-    if (open.length > 0) return open.every((disk) => disk.reader === undefined) ? 'sync-unavailable' : 'resyncing';
-    if (this.folder.active) return 'folding';
-    return this.spool.liveBytes > 0 ? 'spooling' : 'streaming';
-  }
-
-  private syncs(): SyncProgress[] {
-    const elapsedMs = this.options.clock.monotonicMs() - this.taking.runner.startedMs;
-    return this.disks.flatMap((disk) => {
-      if (disk.open === undefined) return [];
-      const totalBytes = Math.max(disk.totalBytes, disk.leftBytes);
-      const doneBytes = totalBytes - disk.leftBytes;
-      const bytesPerSecond = elapsedMs > 0 ? (doneBytes * 1000) / elapsedMs : 0;
-      const secondsLeft = bytesPerSecond > 0 ? disk.leftBytes / bytesPerSecond : undefined;
-      return [{ disk: disk.name, kind: disk.open.kind, doneBytes, totalBytes, bytesPerSecond, secondsLeft }];
+      connectCount: this.connectCount,
+      lostIncarnations: this.lostIncarnations,
     });
   }
 }

@@ -154,14 +154,14 @@ export class RecordQueue {
     this.inFlightBytes = 0;
   }
 
-  /** Lets everything up to a durable sequence go; returns the newest mark in it. */
+  /** Lets everything up to a durable sequence go; returns the newest complete mark in it. */
   dropThrough(durableSequence: number): QueuedMark | undefined {
     let mark: QueuedMark | undefined;
     let count = 0;
     for (const item of this.list) {
       if (item.last > durableSequence) break;
       count++;
-      mark = item.mark ?? mark;
+      if (item.mark?.complete === true) mark = item.mark;
       this.leave(item);
     }
     this.list.splice(0, count);
