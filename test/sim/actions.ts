@@ -142,7 +142,7 @@ export class Actions {
   /** Skipped while another client of the same process uses the view. */
   private async exclusively(view: ViewModel, use: () => Promise<void>): Promise<void> {
     const { process } = view.target.host;
-    if (process === undefined || view.user === process) return;
+    if (process === undefined || view.user === process || this.openOf(view) === undefined) return;
     view.user = process;
     try {
       if (view.process !== process) {
@@ -178,7 +178,13 @@ export class Actions {
       this.loosen(view, name, first, known, bytes);
       known.set(bytes, first * sectorBytes);
       this.cluster.note(`view ${view.id} ${name} write ${first}+${count} ${Buffer.from(bytes).toString('hex', 0, 4)}`);
-      await backend.write(first * sectorBytes, heapPayload(bytes), false);
+      try {
+        await backend.write(first * sectorBytes, heapPayload(bytes), false);
+      } catch (error) {
+        // Refused: each sector is old or new, and stays so.
+        if (process?.alive === true) await this.checkView(view);
+        throw error;
+      }
       if (process?.alive !== true) return;
       if (random.chance(0.4)) {
         await backend.flush();

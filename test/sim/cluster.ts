@@ -36,6 +36,8 @@ export type CounterName = (typeof counterNames)[number];
 export interface SeedResult {
   readonly seed: number;
   readonly failure: string | undefined;
+  /** Equal in two runs of a seed, or they were not the same run. */
+  readonly fingerprint: number;
   readonly counts: Readonly<Record<CounterName, number>>;
   readonly virtualMs: number;
   /** What happened, a line each. */
@@ -160,7 +162,7 @@ export class Cluster {
   result(failure: string | undefined): SeedResult {
     this.counts.writes = this.writes();
     this.counts.faults = this.faults.count;
-    return { seed: this.seed, failure, counts: this.counts, virtualMs: this.world.nowMs, log: this.log };
+    return { seed: this.seed, failure, fingerprint: this.world.scheduler.fingerprint, counts: this.counts, virtualMs: this.world.nowMs, log: this.log };
   }
 
   private writes(): number {

@@ -54,6 +54,7 @@ export interface LinkGroup {
 
 /** Codes after which only a person, or an action at the target, changes anything. */
 const slowRetryCodes = new Set([
+  'stale-incarnation',
   'stale-epoch',
   'fork',
   'group-unknown',
@@ -451,7 +452,8 @@ export class SourceLink {
     const again = this.refusal?.code === end.code;
     this.refusal = refused ? { code: end.code, message: end.message } : undefined;
     if (end.code === 'stale-epoch') this.taking.retreat('fenced');
-    if (end.code === 'stale-incarnation' && !connected && this.incarnation !== 0) this.forget(end.code, end.message);
+    // Only a target that knows less than we do asks for a new start; a newer start of this agent is never outdone.
+    if (end.code === 'durable-regression' && !connected && this.incarnation !== 0) this.forget(end.code, end.message);
     if (connected || (refused && !again))
       this.emit(refused ? 'link-refused' : 'link-lost', { code: end.code, message: end.message });
   }

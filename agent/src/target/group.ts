@@ -249,7 +249,7 @@ export class TargetGroup implements SessionGroup {
     if (stream === undefined) throw new TidemarkError('group-unknown', `Group ${name} has no stream ${hello.stream}.`);
     checkEpoch(name, hello, state);
     // One source of a stream at a time: the newest connection counts.
-    this.sessions.get(stream)?.close('stale-incarnation', 'A newer connection of this stream has come.');
+    this.sessions.get(stream)?.close('shutting-down', 'A newer connection of this stream has come.');
     this.sessions.set(stream, session);
     await this.ingest.drained();
     await journal.flush().catch(() => undefined);
@@ -258,7 +258,7 @@ export class TargetGroup implements SessionGroup {
     const resumed = await this.incarnationFor(stream, hello);
     checkEpoch(name, hello, state);
     if (this.sessions.get(stream) !== session)
-      throw new TidemarkError('stale-incarnation', 'A newer connection of this stream has come.');
+      throw new TidemarkError('shutting-down', 'A newer connection of this stream has come.');
     const disks = [];
     for (const disk of hello.disks) {
       const own = [...state.disks.values()].find(
@@ -394,6 +394,12 @@ export class TargetGroup implements SessionGroup {
     const known = manifest.state.incarnations.get(stream);
     if (hello.incarnation !== 0 || known?.nonce === hello.nonce) {
       if (isPlanted('stale-incarnation-accepted')) return true;
+      if (hello.incarnation > (known?.incarnation ?? 0)) {
+        throw new TidemarkError(
+          'durable-regression',
+          `${name} here knows ${known?.incarnation ?? 0} starts of ${hello.stream}, which is in number ${hello.incarnation}: history was lost.`,
+        );
+      }
       if (known?.nonce !== hello.nonce || (hello.incarnation !== 0 && hello.incarnation !== known.incarnation)) {
         throw new TidemarkError(
           'stale-incarnation',
