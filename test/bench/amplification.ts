@@ -109,10 +109,11 @@ function section({ plan }: BenchContext, results: readonly Result[]): Section {
   return {
     title: 'Promotion and compaction',
     goals: results.map((result): Goal => ({
-      name: `${result.name}, bytes written × bytes taken from the journal`,
+      name: `${result.name}, bytes written ÷ taken in`,
       measured: series([result.extraBytes / Math.max(1, result.ingestBytes)]),
       bound: result.bound,
       direction: 'at most',
+      invalid: plan.amplification.quietSeconds < windowSeconds ? 'the history window did not pass' : undefined,
       hint: 'Blocks written again and again: larger batches, or fewer rounds.',
     })),
     tables: [

@@ -124,7 +124,7 @@ function section(
     if (name.endsWith('qd1')) {
       const pick = (side: FioSide): number => side.meanUs;
       goals.push({
-        name: `burst ${name} latency, × qemu-nbd`,
+        name: `burst ${name} latency ÷ qemu-nbd`,
         measured: ratios(sides.tidemark.map(pick), sides['qemu-nbd'].map(pick)),
         bound: 1.25,
         direction: 'at most',
@@ -142,7 +142,7 @@ function section(
     const pick = (side: FioSide): number => (operations ? side.operationsPerSecond / 1000 : side.bytesPerSecond / 1e6);
     const of = (each: Contender): number[] => sides[each].map(pick);
     goals.push({
-      name: `burst ${name} rate, × qemu-nbd`,
+      name: `burst ${name} rate ÷ qemu-nbd`,
       measured: ratios(of('tidemark'), of('qemu-nbd')),
       bound: 0.8,
       direction: 'at least',
@@ -152,11 +152,11 @@ function section(
     throughput.push([
       `${name}, ${operations ? 'k/s' : 'MB/s'}`,
       ...contenders.map((each) => spread(series(of(each)))),
-      spread(ratios(of('tidemark'), of('nbdkit'))),
+      number(ratios(of('tidemark'), of('nbdkit')).median),
     ]);
   }
   const tables: Table[] = [
-    { title: 'Rate of acknowledged writes', head: ['shape', ...contenders, '× nbdkit'], rows: throughput },
+    { title: 'Rate of acknowledged writes', head: ['shape', ...contenders, '÷ nbdkit'], rows: throughput },
     { title: 'Latency, 4 KiB, one at a time, µs', head: ['server', 'mean', 'p50', 'p99'], rows: latency },
   ];
   return {

@@ -5,14 +5,17 @@
  */
 import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { ManagedProcess } from '../support/processes.js';
 import type { Laboratory } from '../support/laboratory.js';
 import type { Pair } from '../support/pair.js';
 import { fioArguments, type FioJob } from '../support/tools.js';
-import { Watch, type Sample } from './watch.js';
+import { stages, type Stage } from './watch.js';
 
-/** Half of the buffer is where folding begins. */
-const pauseShare = 0.35;
-const resumeShare = 0.2;
+/** Shares of the configured buffer. Far below where folding begins: fio runs on until the next look. */
+const pauseShare = 0.22;
+const resumeShare = 0.14;
+const lookEveryMs = 5;
+const warmUpMs = 2000;
 
 export interface FeedOptions {
   readonly lab: Laboratory;
@@ -23,71 +26,67 @@ export interface FeedOptions {
   /** Goes on beyond `seconds` until so much is durable. */
   readonly bytesMin: number;
   /** Called when the pipeline has filled, and again at the end. */
-  readonly onPhase: (phase: 'begin' | 'end', fioPid: number) => Promise<void> | void;
+  readonly onPhase: (phase: 'begin' | 'end', fioPid: number) => void;
 }
 
 export interface FeedResult {
   readonly seconds: number;
   readonly durableBytes: number;
-  readonly samples: readonly Sample[];
-  readonly worstStage: Watch['worstStage'];
-  /** Share of the time that the writer was stopped. */
+  readonly worstStage: Stage;
+  readonly bufferBytesPeak: number;
+  /** Share of the time that the writer was stopped; near 0: the writer binds, not the pipeline. */
   readonly pausedShare: number;
 }
 
-const warmUpMs = 2000;
-
 export async function feed(options: FeedOptions): Promise<FeedResult> {
-  const { lab, pair, job, bufferBytes } = options;
-  const limitSeconds = options.seconds * 5;
+  const { lab, pair, job, bufferBytes, seconds, bytesMin } = options;
+  const limitSeconds = seconds * 5 + 30;
   // One thread in one process, so that the signals reach all of it.
-  const fio = lab.processes.start('fio', 'fio', [
-    ...fioArguments({ ...job, runtimeSeconds: limitSeconds }),
-    '--thread=1',
-  ]);
+  const fioArgs = [...fioArguments({ ...job, runtimeSeconds: limitSeconds }), '--thread=1'];
+  const fio = lab.processes.start('fio', 'fio', fioArgs);
+  const startMs = performance.now();
+  let begin: { atMs: number; sequence: number } | undefined;
+  let worst = 0;
+  let bufferBytesPeak = 0;
   let paused = false;
   let pausedMs = 0;
-  let lastMs = performance.now();
-  const regulate = (sample: Sample): void => {
-    const now = performance.now();
-    if (paused) pausedMs += now - lastMs;
-    lastMs = now;
-    const share = sample.bufferBytes / bufferBytes;
-    if (!paused && share > pauseShare) process.kill(fio.pid, 'SIGSTOP');
-    else if (paused && share < resumeShare) process.kill(fio.pid, 'SIGCONT');
-    else return;
-    paused = !paused;
-  };
-  const watch = new Watch(pair, 25, regulate);
+  let lastMs = startMs;
   try {
-    await sleep(warmUpMs);
-    fioRuns(fio.isRunning, fio.logFile);
-    await options.onPhase('begin', fio.pid);
-    const first = watch.samples.at(-1)!;
-    pausedMs = 0;
-    const durableBytes = (): number => (watch.samples.at(-1)!.sequenceDurable - first.sequenceDurable) * job.blockBytes;
-    const seconds = (): number => (watch.samples.at(-1)!.atMs - first.atMs) / 1000;
-    while (seconds() < options.seconds || durableBytes() < options.bytesMin) {
-      await sleep(100);
-      fioRuns(fio.isRunning, fio.logFile);
-      if (seconds() > limitSeconds * 0.9)
-        throw new Error(`only ${durableBytes()} bytes were durable in ${seconds()} s`);
+    for (;;) {
+      fioRuns(fio);
+      const link = (await pair.sourceStatus()).links[0]!;
+      const nowMs = performance.now();
+      if (paused && begin !== undefined) pausedMs += nowMs - lastMs;
+      lastMs = nowMs;
+      worst = Math.max(worst, stages.indexOf(link.stage ?? 'buffer'));
+      bufferBytesPeak = Math.max(bufferBytesPeak, link.bufferBytes);
+      const share = link.bufferBytes / bufferBytes;
+      if (paused ? share < resumeShare : share > pauseShare) {
+        process.kill(fio.pid, paused ? 'SIGCONT' : 'SIGSTOP');
+        paused = !paused;
+      }
+      if (begin === undefined) {
+        if (nowMs - startMs < warmUpMs) continue;
+        options.onPhase('begin', fio.pid);
+        begin = { atMs: nowMs, sequence: link.sequenceDurable };
+        continue;
+      }
+      // Every write has one sequence; the marks between them are too few to matter.
+      const durableBytes = (link.sequenceDurable - begin.sequence) * job.blockBytes;
+      const elapsed = (nowMs - begin.atMs) / 1000;
+      if (elapsed >= seconds && durableBytes >= bytesMin) {
+        options.onPhase('end', fio.pid);
+        const pausedShare = pausedMs / 1000 / elapsed;
+        return { seconds: elapsed, durableBytes, worstStage: stages[worst]!, bufferBytesPeak, pausedShare };
+      }
+      if (elapsed > limitSeconds * 0.9) throw new Error(`only ${durableBytes} bytes were durable in ${elapsed} s`);
+      await sleep(lookEveryMs);
     }
-    await options.onPhase('end', fio.pid);
-    const result = { seconds: seconds(), durableBytes: durableBytes() };
-    const samples = await watch.stop();
-    return {
-      ...result,
-      samples: samples.filter(({ atMs }) => atMs >= first.atMs),
-      worstStage: watch.worstStage,
-      pausedShare: pausedMs / 1000 / result.seconds,
-    };
   } finally {
-    await watch.stop().catch(() => {});
     await fio.kill('SIGKILL');
   }
 }
 
-function fioRuns(isRunning: boolean, logFile: string): void {
-  if (!isRunning) throw new Error(`fio ended early:\n${readFileSync(logFile, 'utf8').slice(-2000)}`);
+function fioRuns(fio: ManagedProcess): void {
+  if (!fio.isRunning) throw new Error(`fio ended early:\n${readFileSync(fio.logFile, 'utf8').slice(-2000)}`);
 }

@@ -134,7 +134,7 @@ async function hotSet(context: BenchContext): Promise<Part> {
   return {
     goals: [
       {
-        name: 'longest time without a new checkpoint, folded hot set',
+        name: 'longest gap of checkpoints, folded hot set',
         measured: series([Math.max(...gaps)]),
         bound: 30 + intervalSeconds,
         direction: 'at most',
@@ -199,7 +199,7 @@ async function churn(context: BenchContext): Promise<Part> {
   return {
     goals: [
       {
-        name: 'writer’s p99 with churn 3.3 × link, × unlimited link',
+        name: 'writer p99, churn 3.3 × link ÷ unlimited',
         measured: ratios(
           rounds.map(({ narrow }) => narrow.p99Us),
           rounds.map(({ free }) => free.p99Us),
@@ -209,7 +209,7 @@ async function churn(context: BenchContext): Promise<Part> {
         hint: 'Spooling, folding or marking the bitmap takes turns away from acknowledgements.',
       },
       {
-        name: 'first checkpoint after churn, × (dirty ÷ link)',
+        name: 'first checkpoint ÷ (dirty ÷ link rate)',
         measured: series(
           rounds.map((each) => each.firstCheckpointSeconds / (each.dirtyBytes / churnLinkBytesPerSecond)),
         ),

@@ -12,7 +12,7 @@ export function memorySection({ memory }: BenchContext): Section {
     title: 'Memory',
     goals: [
       {
-        name: 'memory above the configured buffer, worst agent',
+        name: 'memory over the buffer, worst agent',
         measured: series([Math.max(...over)]),
         bound: allowanceBytes / MiB,
         direction: 'at most',
@@ -51,7 +51,7 @@ export function marksSection({ marks }: BenchContext): Section {
         hint: 'The mark is one synchronous function; look for allocation or encoding in it.',
       },
       {
-        name: 'mark due to sequence given p99',
+        name: 'mark due to sequence p99',
         measured: series([worst((index) => marks[index]!.latenessP99Us / 1000)]),
         bound: 5,
         direction: 'at most',

@@ -95,7 +95,7 @@ export const quickPlan: Plan = {
   },
   sustained: {
     seconds: 6,
-    bufferBytes: 64 * MiB,
+    bufferBytes: 128 * MiB,
     spoolBytes: 64 * MiB,
     ddRounds: 1,
     ddBytes: 256 * MiB,

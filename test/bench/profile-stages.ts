@@ -24,15 +24,18 @@ export interface StageSeconds {
   readonly seconds: number;
 }
 
-/** Reads the main thread's profile that `node --cpu-prof --cpu-prof-dir=directory` of that pid wrote. */
-export function readStages(directory: string, pid: number): StageSeconds[] {
+/** The main thread's profile that `node --cpu-prof --cpu-prof-dir=directory` of that pid wrote, its start left out. */
+export function readStages(directory: string, pid: number, skipSeconds: number): StageSeconds[] {
   const file = readdirSync(directory).find((name) => new RegExp(`\\.${pid}\\.0\\.\\d+\\.cpuprofile$`).test(name));
   if (file === undefined) throw new Error(`no profile of process ${pid} in ${directory}`);
   const profile = JSON.parse(readFileSync(join(directory, file), 'utf8')) as Profile;
   const maps = new Map<string, SourceMap | undefined>();
   const stages = new Map(profile.nodes.map(({ id, callFrame }) => [id, stageOf(callFrame, maps)]));
   const seconds = new Map<string, number>();
+  let atUs = 0;
   for (const [index, id] of profile.samples.entries()) {
+    atUs += profile.timeDeltas[index] ?? 0;
+    if (atUs < skipSeconds * 1e6) continue;
     const stage = stages.get(id)!;
     seconds.set(stage, (seconds.get(stage) ?? 0) + (profile.timeDeltas[index] ?? 0) / 1e6);
   }

@@ -41,11 +41,12 @@ export interface Report {
 export const lineColumnsMax = 100;
 
 export function verdict(goal: Goal): string {
-  if (goal.invalid !== undefined) return `does not count: ${goal.invalid}`;
+  if (goal.invalid !== undefined) return 'does not count';
   const { median } = goal.measured;
   if (!Number.isFinite(median)) return 'not measured';
   const met = goal.direction === 'at least' ? median >= goal.bound : median <= goal.bound;
-  return met ? 'met' : `missed by ${number((Math.abs(median - goal.bound) / goal.bound) * 100)} %`;
+  const share = Math.abs(median - goal.bound) / goal.bound;
+  return met ? 'met' : share < 2 ? `missed ${number(share * 100)} %` : `missed ${number(share + 1)} ×`;
 }
 
 export function isMet(goal: Goal): boolean {
@@ -54,7 +55,8 @@ export function isMet(goal: Goal): boolean {
 
 export function goalLine(goal: Goal): string {
   const unit = goal.unit === undefined ? '' : ` ${goal.unit}`;
-  return `${goal.name}: ${spread(goal.measured)}${unit}, ${goal.direction} ${number(goal.bound)}${unit}: ${verdict(goal)}`;
+  const why = goal.invalid === undefined ? '' : ` (${goal.invalid})`;
+  return `${goal.name}: ${spread(goal.measured)}${unit}, ${goal.direction} ${number(goal.bound)}${unit}: ${verdict(goal)}${why}`;
 }
 
 export async function toMarkdown(report: Report): Promise<string> {
@@ -65,8 +67,11 @@ export async function toMarkdown(report: Report): Promise<string> {
     `${machine.processor}, ${machine.coreCount} cores, ${number(machine.memoryBytes / 1024 ** 3)} GiB, ` +
       `Linux ${machine.kernel}, ${machine.fileSystem}, Node ${machine.node}, commit ${machine.commit}. ` +
       `Load before the start: ${number(machine.loadAverage)}.`,
-    'Contenders alternate in every round of one run. Values are median (min…max) over the rounds; ratios are taken',
-    'round by round. The machine is shared and noisy: compare ratios, not absolutes.',
+    'Contenders alternate in every round of one run. Values are median (min…max) over the rounds; ratios are taken ' +
+      'round by round. The machine is shared and noisy: compare ratios, not absolutes.' +
+      (report.mode === 'quick'
+        ? ' **This is a quick run: it shows that everything works, its numbers mean little.**'
+        : ''),
     '## Goals',
     markdownTable(
       ['goal', 'bound', 'measured', 'verdict'],
@@ -86,10 +91,10 @@ export async function toMarkdown(report: Report): Promise<string> {
     parts.push(`## ${section.title}`);
     for (const table of section.tables) parts.push(`### ${table.title}`, markdownTable(table.head, table.rows));
     const hints = section.goals
-      .filter((goal) => !isMet(goal) && goal.hint !== undefined)
-      .map((goal) => `- ${goal.name}: ${verdict(goal)}. ${goal.hint}`);
-    if (hints.length > 0) parts.push(hints.join('\n'));
-    if (section.notes.length > 0) parts.push(section.notes.map((note) => `- ${note}`).join('\n'));
+      .filter((goal) => !isMet(goal))
+      .map((goal) => `- **${goal.name}**: ${[goal.invalid ?? verdict(goal), goal.hint].filter(Boolean).join('. ')}`);
+    const list = [...hints, ...section.notes.map((note) => `- ${note}`)];
+    if (list.length > 0) parts.push(list.join('\n'));
   }
   return format(parts.join('\n\n'), { parser: 'markdown', printWidth: lineColumnsMax, proseWrap: 'always' });
 }

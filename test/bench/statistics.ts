@@ -25,12 +25,12 @@ export function percentile(values: readonly number[], share: number): number {
   return sorted[Math.max(0, Math.ceil(sorted.length * share) - 1)] ?? Number.NaN;
 }
 
-/** Three significant digits, no exponent. */
+/** Three significant digits, at most three decimals. */
 export function number(value: number): string {
   if (!Number.isFinite(value)) return '–';
   if (value === 0) return '0';
   const digits = Math.max(0, 2 - Math.floor(Math.log10(Math.abs(value))));
-  return digits === 0 ? Math.round(value).toString() : value.toFixed(Math.min(digits, 4));
+  return digits === 0 ? Math.round(value).toString() : value.toFixed(Math.min(digits, 3));
 }
 
 /** `median (min…max)`; one value alone when there was one round. */

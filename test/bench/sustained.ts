@@ -142,11 +142,19 @@ async function profile(context: BenchContext): Promise<Map<string, StageSeconds[
   const { profileSeconds, bufferBytes } = context.plan.sustained;
   const pair = await sustainedPair(context, profiled);
   const job = feedJob(await pair.exportUri('data'), 0);
+  const agents = await Promise.all(
+    Object.entries({ source: pair.source, target: pair.target }).map(async ([name, agent]) => {
+      const { startedMs } = await agent.client.agent();
+      return { name, pid: agent.pid, startedMs };
+    }),
+  );
+  const beginMs = Date.now();
   await feed({ lab: profiled, pair, job, bufferBytes, seconds: profileSeconds, bytesMin: 0, onPhase: () => {} });
   await pair.waitDrained();
-  const pids = { source: pair.source.pid, target: pair.target.pid };
   await pair.stop();
-  return new Map(Object.entries(pids).map(([name, pid]) => [name, readStages(directory, pid)]));
+  return new Map(
+    agents.map(({ name, pid, startedMs }) => [name, readStages(directory, pid, (beginMs - startedMs) / 1000)]),
+  );
 }
 
 function section(
@@ -160,13 +168,13 @@ function section(
     const rate = run.feed.durableBytes / run.feed.seconds;
     const invalid =
       run.feed.worstStage !== 'buffer'
-        ? `it was in ${run.feed.worstStage}, ended in ${run.finalStage}`
+        ? `it was in ${run.feed.worstStage} and ended in ${run.finalStage}`
         : run.retreats.length > 0
           ? `events ${run.retreats.join(', ')}`
           : undefined;
     return [
       {
-        name: `sustained ${run.kind}, durable bytes × dd`,
+        name: `sustained ${run.kind} ÷ dd`,
         measured: { median: rate / diskRate.median, min: rate / diskRate.max, max: rate / diskRate.min, count: 3 },
         bound: 0.6,
         direction: 'at least',
@@ -174,7 +182,7 @@ function section(
         hint: bindingHint(run),
       },
       {
-        name: `ingest writes, ${run.kind}, bytes × captured`,
+        name: `ingest written ÷ captured, ${run.kind}`,
         measured: series([run.writeAmplification]),
         bound: 1.1,
         direction: 'at most',
@@ -194,7 +202,7 @@ function notes(plan: BenchContext['plan']): string[] {
   const { bufferBytes, spoolBytes, seconds } = plan.sustained;
   return [
     `64 KiB random writes, queue depth 16, over 4 GiB, at least ${seconds} s and 4 × (${bufferBytes / MiB} MiB buffer + ` +
-      `${spoolBytes / MiB} MiB spool). The writer is stopped while the buffer is over a third full, so that the rate is what ` +
+      `${spoolBytes / MiB} MiB spool). The writer is stopped while the buffer is over a fifth full, so that the rate is what ` +
       'the pipeline sustains; fio, both agents and the journal share this machine.',
     'dd writes incompressible data with bs=1M conv=fdatasync; the goal compares with the run through the page cache.',
   ];
@@ -202,19 +210,20 @@ function notes(plan: BenchContext['plan']): string[] {
 
 function rates(disk: DiskRates, runs: readonly Run[]): Table {
   const inMB = (values: readonly number[]): string => spread(series(values.map((value) => value / MB)));
+  const row = (name: string, cell: (run: Run) => string): string[] => [name, ...runs.map(cell)];
   return {
-    title: 'Bytes durable at the target, MB/s',
-    head: ['data', 'durable', 'dd', 'dd direct', 's', 'RPO at end s', 'stage at end', 'writer stopped'],
-    rows: runs.map((run) => [
-      run.kind,
-      number(run.feed.durableBytes / run.feed.seconds / MB),
-      inMB(disk.fdatasync),
-      inMB(disk.direct),
-      number(run.feed.seconds),
-      run.rpoSeconds === null ? 'none' : number(run.rpoSeconds),
-      run.finalStage,
-      `${number(run.feed.pausedShare * 100)} %`,
-    ]),
+    title: 'Bytes durable at the target',
+    head: ['', ...runs.map(({ kind }) => kind)],
+    rows: [
+      row('durable MB/s', (run) => number(run.feed.durableBytes / run.feed.seconds / MB)),
+      row('dd conv=fdatasync MB/s', () => inMB(disk.fdatasync)),
+      row('dd oflag=direct MB/s', () => inMB(disk.direct)),
+      row('seconds', (run) => number(run.feed.seconds)),
+      row('durable GiB', (run) => number(run.feed.durableBytes / GiB)),
+      row('RPO at the end s', (run) => (run.rpoSeconds === null ? 'none' : number(run.rpoSeconds))),
+      row('stage at the end', (run) => run.finalStage),
+      row('writer stopped', (run) => `${number(run.feed.pausedShare * 100)} %`),
+    ],
   };
 }
 

@@ -174,7 +174,7 @@ function section(
   const openMs = (place: Place): number[] => openings[place].map((each) => each.openMs);
   const goals: Goal[] = [
     ...places.map((place): Goal => ({
-      name: `view open at the ${place} checkpoint`,
+      name: `view open, ${place}`,
       measured: series(openMs(place)),
       bound: 1000,
       direction: 'at most',
@@ -183,7 +183,7 @@ function section(
       hint: 'Count the indexes that opening reads: it should consult headers, not pages.',
     })),
     ...[...reads].map(([name, sides]): Goal => ({
-      name: `view read ${name}, × replica`,
+      name: `view read ÷ replica, ${name}`,
       measured: readRatio(sides),
       bound: 0.5,
       direction: 'at least',
@@ -204,8 +204,8 @@ function section(
         ]),
       },
       {
-        title: 'Random reads of 4 KiB, warm cache, thousands a second',
-        head: ['checkpoint and depth', 'view', 'replica by qemu-nbd', 'view p99 µs', 'replica p99 µs'],
+        title: 'Random reads of 4 KiB, warm cache, k/s',
+        head: ['', 'view', 'replica (qemu-nbd)', 'view p99 µs', 'replica p99 µs'],
         rows: [...reads].map(([name, { view, replica }]) => [
           name,
           ...[view, replica].map((side) => spread(series(side.map((each) => each.operationsPerSecond / 1000)))),
