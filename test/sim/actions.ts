@@ -58,6 +58,9 @@ export class Actions {
       await world.drive(view.target.group?.views.close(view.id) ?? Promise.resolve(), 60_000);
     }
     for (const { group } of this.cluster.targets) {
+      for (const view of [...(group?.context.manifest.state.views.values() ?? [])]) {
+        await world.drive(group!.views.close(view.id), 60_000);
+      }
       for (const pin of [...(group?.context.manifest.state.pins.values() ?? [])]) {
         await world.drive(group!.context.manifest.append({ ...pin, removed: true }), 60_000);
       }
@@ -368,6 +371,8 @@ export class Actions {
     const { world } = cluster;
     const old = cluster.sources[0];
     if (this.stopped || old === undefined || old.host.process === undefined || cluster.counts.zombies > 0) return;
+    // A start that never reached the target cannot be told from a newer one.
+    if (old.group?.status.links.every(({ incarnation }) => incarnation > 0) !== true) return;
     cluster.counts.zombies++;
     cluster.note('action: the source is cloned');
     const names = cluster.targets.map(({ host }) => host.name);
@@ -428,6 +433,7 @@ export class Actions {
   private async flipBits(target: TargetHost): Promise<void> {
     const { world, counts } = this.cluster;
     const { host } = target;
+    this.cluster.checks.damaged = true;
     await world.run({ untilMs: world.nowMs + 3000 });
     host.kill();
     target.group = undefined;

@@ -18,6 +18,8 @@ interface Seen {
 export class Checks {
   private readonly seen = new Map<string, Seen>();
   private readonly dropped = new Set<string>();
+  /** Bits were turned: what is read may be refused from now on. */
+  damaged = false;
   private readonly folds = new WeakMap<SourceLink, number>();
   /** While a target holds the epoch nothing may land there: what was received when it was fenced. */
   private readonly fenced = new Map<string, Vector>();
@@ -138,7 +140,15 @@ export class Checks {
     this.cluster.raise();
     if (end === 'until') return;
     const links = this.cluster.sources.map((source) => source.group?.status.links);
-    throw new Error(`never within ${timeoutMs} ms: ${what}; links ${JSON.stringify(links)}`);
+    const journals = this.cluster.targets.map(({ group }) => ({
+      usage: group?.context.journal.usage,
+      limitBytes: group?.context.settings.hardLimitBytes,
+      paused: group?.upkeep.mustPause,
+      promoted: group?.context.manifest.state.promoted?.checkpoint.id,
+      checkpoints: group?.checkpoints().map(({ id, complete }) => `${id}${complete ? '' : '-'}`),
+      pinned: group === undefined ? [] : [...group.pinned()],
+    }));
+    throw new Error(`never within ${timeoutMs} ms: ${what}; ${JSON.stringify(journals)}; links ${JSON.stringify(links)}`);
   }
 
   private watch(target: TargetHost): void {
@@ -146,7 +156,7 @@ export class Checks {
     if (target.openError !== undefined && this.cluster.broken === undefined) {
       this.cluster.broken = `${host.name} does not open: ${target.openError.stack ?? target.openError.message}`;
     }
-    if (group === undefined || host.process === undefined) return;
+    if (group === undefined || host.process === undefined || this.damaged) return;
     this.countFolds();
     const limit = this.fenced.get(host.name);
     if (limit !== undefined) this.checkFence(host.name, limit, group.context.journal.received);
@@ -161,7 +171,9 @@ export class Checks {
         if (still.has(checkpoint.id) || !before.kept.has(checkpoint.id) || !keptNow.has(checkpoint.id)) continue;
         // The clock of the source may have jumped between the two looks.
         if (this.aged(checkpoint, nowMs, group)) continue;
-        this.cluster.broken ??= `${host.name}: checkpoint ${checkpoint.id} is gone, but the policy keeps it`;
+        this.cluster.broken ??=
+          `${host.name}: checkpoint ${checkpoint.id} (age ${nowMs - checkpoint.sourceTimeMs}) is gone, but the policy keeps it; ` +
+          `before ${JSON.stringify(before.list.map(({ id, complete }) => `${id}${complete ? '' : '-'}`))} now ${JSON.stringify(list.map(({ id }) => id))}`;
       }
     }
     this.seen.set(host.name, { atMs: this.cluster.world.nowMs, list, kept });

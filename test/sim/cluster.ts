@@ -104,6 +104,7 @@ export class Cluster {
         segmentBytes: (48 + random.int(200)) * KiB,
         upkeepIntervalMs: 500 + random.int(700),
         scratchLimitBytes: 2048 * KiB,
+        rollbackKeepHours: 8 / 3600,
       },
     };
     const events = (host: string, process: SimProcess): EventSink => this.sink(host, process);

@@ -19,7 +19,8 @@ export type CheckpointSelector =
  */
 export function listCheckpoints(marks: readonly JournalMark[], state: ManifestState): Checkpoint[] {
   const list: Checkpoint[] = [];
-  const base = state.promoted;
+  // From the moment a promotion may have begun, what is older than its end cannot be read any more.
+  const base = state.promoting ?? state.promoted;
   if (base !== undefined) list.push(base.checkpoint);
   const afterBase = (vector: Vector): boolean => base === undefined || !isVectorWithin(vector, base.through);
   const disks = [...state.disks.values()];

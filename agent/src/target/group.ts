@@ -466,8 +466,9 @@ export class TargetGroup implements SessionGroup {
   private scheduleUpkeep(): void {
     if (this.closed) return;
     this.upkeepTimer = this.context.clock.after(this.context.settings.upkeepIntervalMs, () => {
-      this.upkeepRun = this.upkeep
-        .round()
+      this.upkeepRun = this.views
+        .expire(this.context.settings.rollbackKeepHours)
+        .then(() => this.upkeep.round())
         .catch((error: unknown) => {
           if (!isTidemarkError(error)) throw error;
           this.context.events.emit('upkeep-failed', { group: this.name, code: error.code, error: error.message });

@@ -97,6 +97,8 @@ export const manifestRecordSchema = z.discriminatedUnion('type', [
     purpose: z.enum(['drill', 'browse', 'production', 'named']),
     scratchLimitBytes: z.number().int(),
     label: z.string().optional(),
+    /** Of a named one: since when it is kept, wall clock. */
+    keptMs: z.number().optional(),
     removed: z.boolean(),
   }),
   /** One durable step of an operation; the newest of an id is its state. */

@@ -138,10 +138,12 @@ export class Upkeep {
     const { context } = this;
     const limitBytes = context.settings.hardLimitBytes;
     let moved = true;
-    while (context.journal.usage.bytes > limitBytes && moved) {
+    while (context.journal.usage.bytes > limitBytes && moved && context.checkpoints().length > 1) {
       const count = context.checkpoints().length;
-      moved = await this.promote(this.keep(Math.max(1, Math.ceil(count / 8))));
-      if (moved) context.events.emit('history-dropped', { group: context.name, reason: 'journal.hardLimitBytes' });
+      const keep = this.keep(Math.max(1, Math.ceil(count / 8)));
+      // Told before it happens: from the first durable step on that history cannot be read any more.
+      context.events.emit('history-dropped', { group: context.name, reason: 'journal.hardLimitBytes', kept: keep.size });
+      moved = await this.promote(keep);
     }
     const limited = context.journal.usage.bytes > limitBytes;
     if (limited !== this.limited)

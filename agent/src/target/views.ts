@@ -111,13 +111,24 @@ export class ViewRegistry {
     await this.context.storage.removeTree(this.directory(id));
   }
 
+  /** Removes the named points that were kept for longer than `keepHours`. */
+  async expire(keepHours: number): Promise<void> {
+    const nowMs = this.context.clock.wallMs();
+    for (const { id, purpose, keptMs } of [...this.context.manifest.state.views.values()]) {
+      if (purpose === 'named' && keptMs !== undefined && nowMs - keptMs > keepHours * 3_600_000) {
+        await this.close(id);
+        this.context.events.emit('named-point-expired', { group: this.context.name, view: id });
+      }
+    }
+  }
+
   /** Stops serving; scratch stays as a named point. */
   async keep(id: string, label: string): Promise<void> {
     const record = this.context.manifest.state.views.get(id);
     if (record === undefined || record.purpose === 'named') return;
     const open = await this.stop(id);
     await open?.view.flush();
-    await this.context.manifest.append({ ...record, purpose: 'named', label });
+    await this.context.manifest.append({ ...record, purpose: 'named', label, keptMs: this.context.clock.wallMs() });
     await open?.view.release();
   }
 
