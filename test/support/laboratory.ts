@@ -21,6 +21,10 @@ import { AgentHandle, operatorName, type AgentSettings } from './agent-handle.js
 import { LinkProxy } from './link-proxy.js';
 import { Processes } from './processes.js';
 
+const openLaboratories = new Set<Laboratory>();
+// An end in a hurry (a signal, an uncaught error): nothing asynchronous runs any more.
+process.on('exit', () => openLaboratories.forEach((lab) => lab.abandon()));
+
 export interface LaboratoryOptions {
   /** Default: TIDEMARK_TMP or /tmp. Short, because unix socket paths have at most 107 bytes. */
   readonly parentDirectory?: string;
@@ -45,6 +49,7 @@ export class Laboratory implements AsyncDisposable {
     const parent = parentDirectory ?? process.env['TIDEMARK_TMP'] ?? '/tmp';
     const directory = mkdtempSync(join(parent, 'tidemark-'));
     const lab = new Laboratory(directory, keep ?? process.env['TIDEMARK_KEEP'] === '1', bundleNodeArgs);
+    openLaboratories.add(lab);
     await initAuthority(lab.pkiDirectory);
     await issueInto(lab.pkiDirectory, operatorName);
     return lab;
@@ -91,6 +96,13 @@ export class Laboratory implements AsyncDisposable {
 
   async close(): Promise<void> {
     await this.processes.end();
+    openLaboratories.delete(this);
+    if (!this.keep) rmSync(this.directory, { recursive: true, force: true });
+  }
+
+  /** {@link close} without waiting: kill -9 for all. */
+  abandon(): void {
+    this.processes.killAll();
     if (!this.keep) rmSync(this.directory, { recursive: true, force: true });
   }
 

@@ -120,6 +120,11 @@ export class Processes implements AsyncDisposable {
     await Promise.all([...this.#started].map((each) => each.stop()));
   }
 
+  /** For the end of this process: SIGKILL by pid, at once. */
+  killAll(): void {
+    for (const each of this.#started) each.child.kill('SIGKILL');
+  }
+
   [Symbol.asyncDispose](): Promise<void> {
     return this.end();
   }
