@@ -75,9 +75,11 @@ export class SourceGroup implements LinkGroup {
   private capturedBytes = 0;
   private capturedCount = 0;
   private markCount = 0;
+  private ownIntervalMs: number | undefined;
 
   constructor(options: SourceGroupOptions) {
     this.options = options;
+    this.ownIntervalMs = options.checkpointIntervalMs;
     this.name = options.name;
     this.agent = options.agent;
     this.disks = options.disks;
@@ -205,8 +207,17 @@ export class SourceGroup implements LinkGroup {
       return;
     }
     if (running !== undefined) return;
-    const { clock, checkpointIntervalMs: own } = this.options;
-    this.timers.set(link, new CheckpointTimer(clock, own ?? checkpointIntervalMs, (dueMs) => this.due(link, dueMs)));
+    this.startTimer(link, this.ownIntervalMs ?? checkpointIntervalMs);
+  }
+
+  /** Of groups with one source agent; the next checkpoint comes one new interval from now. */
+  setCheckpointInterval(intervalMs: number): void {
+    this.ownIntervalMs = intervalMs;
+    for (const [link, timer] of [...this.timers]) {
+      if (timer === undefined) continue;
+      timer.stop();
+      this.startTimer(link, intervalMs);
+    }
   }
 
   synced(link: SourceLink): void {
@@ -222,6 +233,11 @@ export class SourceGroup implements LinkGroup {
 
   release(_link: SourceLink, barrier: string): boolean {
     return this.gate.release(barrier);
+  }
+
+  private startTimer(link: SourceLink, intervalMs: number): void {
+    const { clock } = this.options;
+    this.timers.set(link, new CheckpointTimer(clock, intervalMs, (dueMs) => this.due(link, dueMs)));
   }
 
   private due(link: SourceLink, dueMs: number): void {

@@ -13,6 +13,8 @@ import { serviceManager } from './systemd.js';
 export type ReloadHandler = (config: AgentConfig, plan: ReloadPlan) => Promise<void>;
 
 export interface RunOptions {
+  /** Of this software. */
+  readonly version: string;
   /** Aborts when the agent shall drain and end. */
   readonly signal: AbortSignal;
   /** Called once, when the listeners are up and every group has been recovered. */
@@ -74,7 +76,7 @@ export async function runAgentProcess(configFile: string, version: string, run: 
     void manager.notify('READY=1', `STATUS=ready as ${config.site}/${config.agent}`);
   };
   try {
-    await run(config, { signal: stop.signal, onReady, log, onReload: (handler) => (apply = handler) });
+    await run(config, { version, signal: stop.signal, onReady, log, onReload: (handler) => (apply = handler) });
   } finally {
     stopWatchdog();
   }

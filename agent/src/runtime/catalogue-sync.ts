@@ -1,6 +1,7 @@
 /** Keeps the catalogue (an index) equal to what the groups say; remakes a group's rows whenever it is not sure. */
 import type { Catalogue } from '../control/catalogue/catalogue.js';
-import type { Checkpoint } from '../service/checkpoint-schemas.js';
+import { isTidemarkError } from '../core/errors.js';
+import type { Checkpoint, CheckpointPage, CheckpointQuery } from '../service/checkpoint-schemas.js';
 import { Mutex } from '../core/mutex.js';
 import type { TargetGroup } from '../target/group.js';
 import { operationView } from './operation-view.js';
@@ -12,37 +13,71 @@ interface Synced {
   readonly operations: Map<string, string>;
 }
 
-/** Positions count the changes since the agent started, so a database of another start is always remade. */
+/**
+ * Positions count the changes since the agent started, so a database of another start is always remade. One that fails
+ * (damaged, or replaced under the running agent) is opened anew, which remakes a damaged file, and filled again.
+ */
 export class CatalogueSync {
   private readonly synced = new Map<string, Synced>();
   private readonly lock = new Mutex();
+  private catalogue: Catalogue;
 
   /** `boot`: random for each start of the agent. */
   constructor(
-    readonly catalogue: Catalogue,
+    private readonly open: () => Catalogue,
     private readonly boot: string,
-  ) {}
+  ) {
+    this.catalogue = open();
+  }
 
   /** Brings the rows of the group to what it says now. */
   update(group: TargetGroup): Promise<void> {
-    return this.lock.run(async () => {
-      const known = this.synced.get(group.name);
-      const now = stateOf(group);
-      if (known !== undefined && (await this.apply(group, known, now))) return;
-      await this.remake(group, now);
-    });
+    return this.lock.run(() => this.again(() => this.bring(group)));
   }
 
   /** Remakes the group's rows from nothing; returns how many there are. */
   rebuild(group: TargetGroup): Promise<number> {
-    return this.lock.run(() => this.remake(group, stateOf(group)));
+    return this.lock.run(() => this.again(() => this.remake(group, stateOf(group))));
+  }
+
+  /** One page of the group's checkpoints as they are now. */
+  checkpoints(group: TargetGroup, query: CheckpointQuery): Promise<CheckpointPage> {
+    return this.lock.run(() =>
+      this.again(async () => {
+        await this.bring(group);
+        return this.catalogue.checkpoints(group.name, query);
+      }),
+    );
   }
 
   forget(name: string): Promise<void> {
-    return this.lock.run(async () => {
+    return this.lock.run(() => {
       this.synced.delete(name);
-      await this.catalogue.removeGroup(name);
+      return this.again(() => this.catalogue.removeGroup(name));
     });
+  }
+
+  close(): Promise<void> {
+    return this.lock.run(() => this.catalogue.close());
+  }
+
+  private async again<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
+    } catch (error) {
+      if (!isTidemarkError(error, 'storage-io')) throw error;
+      await this.catalogue.close();
+      this.synced.clear();
+      this.catalogue = this.open();
+      return work();
+    }
+  }
+
+  private async bring(group: TargetGroup): Promise<void> {
+    const known = this.synced.get(group.name);
+    const now = stateOf(group);
+    if (known !== undefined && (await this.apply(group, known, now))) return;
+    await this.remake(group, now);
   }
 
   private async apply(group: TargetGroup, known: Synced, now: GroupState): Promise<boolean> {

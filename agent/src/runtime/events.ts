@@ -3,7 +3,7 @@ import type { EventSink } from '../core/events.js';
 import type { Logger } from '../control/logger.js';
 import type { EventRing } from '../service/event-ring.js';
 
-const errors = new Set(['group-not-opened', 'journal-corrupt', 'durable-regression', 'journal-full']);
+const errors = new Set(['group-not-opened', 'group-failed', 'source-not-opened', 'catalogue-failed', 'journal-corrupt', 'durable-regression', 'journal-full']);
 const warnings = new Set([
   'journal-poisoned',
   'barrier-broken',

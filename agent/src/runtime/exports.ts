@@ -12,3 +12,8 @@ export interface ExportHost {
   /** nbds URI, when the agent listens on TCP. */
   tlsUri(name: string): string | null;
 }
+
+/** Export name of one disk of a view. */
+export function viewExportName(group: string, view: string, disk: string): string {
+  return `${group}/${view}/${disk}`;
+}

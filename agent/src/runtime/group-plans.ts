@@ -1,7 +1,6 @@
 /** Operations of a target group besides the transitions: pin, unpin, verify, export, resolve-fork, rebuild. */
-import { spawn } from 'node:child_process';
-import { rm } from 'node:fs/promises';
 import { TidemarkError } from '../core/errors.js';
+import { convertDisk } from '../service/convert.js';
 import type { CheckpointSelector } from '../target/checkpoints.js';
 import { resolveCheckpoint } from '../target/checkpoints.js';
 import type { TargetGroup } from '../target/group.js';
@@ -9,11 +8,15 @@ import type { OperationPlan, StepContext } from '../target/operations.js';
 
 const quick = { mustFinish: false, exclusive: false } as const;
 
-/** `rebuildCatalogue`: remakes the index of this agent from the manifests. */
-export function groupPlans(
-  group: TargetGroup,
-  rebuildCatalogue: () => Promise<number>,
-): ReadonlyMap<string, OperationPlan> {
+/** What the plans need of the agent besides the group. */
+export interface PlanHost {
+  /** Remakes the group's rows in the catalogue; returns how many. */
+  rebuildCatalogue(): Promise<number>;
+  /** NBD URI of a disk of an open view. */
+  diskUri(view: string, disk: string): string;
+}
+
+export function groupPlans(group: TargetGroup, host: PlanHost): ReadonlyMap<string, OperationPlan> {
   return new Map<string, OperationPlan>([
     [
       'pin',
@@ -43,7 +46,7 @@ export function groupPlans(
     ['verify', { ...quick, prepare: prepareVerify, steps: [{ name: 'read', run: (step) => verify(group, step) }] }],
     [
       'export',
-      { ...quick, prepare: prepareExport, steps: [{ name: 'copied', run: (step) => exportDisks(group, step) }] },
+      { ...quick, prepare: prepareExport, steps: [{ name: 'copied', run: (step) => exportDisks(group, host, step) }] },
     ],
     [
       'resolve-fork',
@@ -61,7 +64,7 @@ export function groupPlans(
       {
         ...quick,
         prepare: () => Promise.resolve({}),
-        steps: [{ name: 'rebuilt', run: async () => ({ rows: await rebuildCatalogue() }) }],
+        steps: [{ name: 'rebuilt', run: async () => ({ rows: await host.rebuildCatalogue() }) }],
       },
     ],
   ]);
@@ -127,7 +130,7 @@ const prepareExport: Prepare = (context, args) => {
   return Promise.resolve({ checkpoint: checkpoint.id });
 };
 
-async function exportDisks(group: TargetGroup, step: StepContext): Promise<Record<string, unknown>> {
+async function exportDisks(group: TargetGroup, host: PlanHost, step: StepContext): Promise<Record<string, unknown>> {
   const { directory, format, disks } = step.record.arguments as {
     directory: string;
     format: 'raw' | 'qcow2';
@@ -136,42 +139,27 @@ async function exportDisks(group: TargetGroup, step: StepContext): Promise<Recor
   const checkpoint = String(step.record.result?.['checkpoint']);
   const view = await group.views.open(temporaryView(step.record.id, checkpoint));
   try {
-    const chosen = [...view.disks.keys()].filter((name) => disks === undefined || disks.includes(name));
+    const chosen = [...view.disks].filter(([name]) => disks === undefined || disks.includes(name));
+    const totalBytes = chosen.reduce((sum, [, { sizeBytes }]) => sum + sizeBytes, 0);
     const files: string[] = [];
-    for (const [index, name] of chosen.entries()) {
-      const raw = `${directory}/${group.name}-${name}-${checkpoint}.raw`;
-      const progress = (done: number, total: number): void =>
-        step.progress(index * total + done, chosen.length * total);
-      await group.views.copyDisk(view.record.id, name, raw, progress, step.signal);
-      files.push(format === 'raw' ? raw : await convert(raw, step.signal));
+    let before = 0;
+    for (const [name, { sizeBytes }] of chosen) {
+      const file = `${directory}/${name}.${format}`;
+      const done = (share: number): void => step.progress(before + share * sizeBytes, totalBytes);
+      await convertDisk({
+        uri: host.diskUri(view.record.id, name),
+        file,
+        format,
+        onProgress: done,
+        signal: step.signal,
+      });
+      before += sizeBytes;
+      files.push(file);
     }
     return { files };
   } finally {
     await group.views.close(view.record.id);
   }
-}
-
-/** qemu-img turns the raw file into qcow2 beside it; the raw file goes. */
-async function convert(raw: string, signal: AbortSignal): Promise<string> {
-  const qcow2 = raw.replace(/\.raw$/, '.qcow2');
-  await run('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', raw, qcow2], signal);
-  await rm(raw);
-  return qcow2;
-}
-
-function run(command: string, args: readonly string[], signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'], signal });
-    let errors = '';
-    child.stderr.setEncoding('utf8').on('data', (text: string) => (errors = (errors + text).slice(-2000)));
-    child.on('error', (cause) =>
-      reject(new TidemarkError('storage-io', `${command} could not be run: ${cause.message}`, { cause })),
-    );
-    child.on('close', (code) => {
-      if (code === 0) resolve();
-      else reject(new TidemarkError('storage-io', `${command} failed: ${errors.trim()}`));
-    });
-  });
 }
 
 /** `target`: our history stays, the source must start anew behind a higher epoch; `source`: the source's counts. */

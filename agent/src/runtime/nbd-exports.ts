@@ -1,4 +1,5 @@
 /** The agent's one NBD server as the runtime uses it: exports by name on one unix socket, and on TCP with TLS. */
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import type { ExportBackend } from '../nbd/backend.js';
 import type { NbdServer } from '../nbd/server.js';
@@ -29,10 +30,20 @@ export class NbdExports implements ExportHost {
   }
 
   uri(name: string): string {
-    return `nbd+unix:///${encodeURI(name)}?socket=${encodeURIComponent(this.socketPath)}`;
+    return `nbd+unix:///${uriPath(name)}?socket=${encodeURIComponent(this.socketPath)}`;
   }
 
   tlsUri(name: string): string | null {
-    return this.tcp === undefined ? null : `nbds://${this.tcp}/${encodeURI(name)}`;
+    return this.tcp === undefined ? null : `nbds://${reachable(this.tcp)}/${uriPath(name)}`;
   }
+}
+
+/** Slashes stay as they are: clients take the whole path, without its first slash, for the name. */
+function uriPath(name: string): string {
+  return name.split('/').map(encodeURIComponent).join('/');
+}
+
+/** A wildcard address is nothing to connect to. */
+function reachable(address: string): string {
+  return address.replace(/^(0\.0\.0\.0|\[::\]):/, `${hostname()}:`);
 }

@@ -127,8 +127,7 @@ export class Service implements AgentService {
     const source = this.options.sources.find(name);
     if (source === undefined) {
       const { targets, catalogue } = this.options;
-      await catalogue.update(targets.get(name));
-      return catalogue.catalogue.checkpoints(name, query);
+      return catalogue.checkpoints(targets.get(name), query);
     }
     const all = source.checkpoints();
     const matching = all.filter(

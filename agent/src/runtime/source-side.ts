@@ -1,10 +1,10 @@
 /** The source groups of an agent: their disks opened and exported, their links, and how the API shows them. */
-import { basename } from 'node:path';
 import { InPathExport } from '../capture/in-path-export.js';
 import { MirrorExport } from '../capture/mirror-export.js';
 import { SourceGroup, type SourceDisk } from '../capture/source-group.js';
 import type { AgentConfig } from '../config/schema.js';
 import type { SourceDiskConfig, SourceGroupConfig } from '../config/schema-groups.js';
+import type { Timer } from '../core/clock.js';
 import { TidemarkError } from '../core/errors.js';
 import type { LinkOptions } from '../link/environment.js';
 import type { ExportBackend } from '../nbd/backend.js';
@@ -48,10 +48,17 @@ export interface SourceHandle {
   tag(label: string | undefined, timeoutMs: number): Promise<Checkpoint>;
 }
 
+type Target = SourceGroupConfig['targets'][number];
+
 const MiB = 1024 * 1024;
+/** From one attempt to open a group that could not be opened to the next. */
+const reopenMs = 5000;
 
 export class SourceSide {
   private readonly running = new Map<string, Running>();
+  private readonly failures = new Map<string, string>();
+  private readonly retries = new Map<string, Timer>();
+  private closing = false;
 
   constructor(private readonly options: SourceSideOptions) {}
 
@@ -64,9 +71,19 @@ export class SourceSide {
     return running === undefined ? undefined : this.handle(running);
   }
 
-  async start(config: AgentConfig): Promise<void> {
+  /** Groups of the configuration that could not be opened, with why; they are tried again. */
+  get notOpened(): ReadonlyMap<string, string> {
+    return this.failures;
+  }
+
+  /** Opens the groups that are not open, and gives the others their new targets and interval. */
+  async start(config: Pick<AgentConfig, 'sourceGroups'>): Promise<void> {
     const links = config.sourceGroups.reduce((sum, group) => sum + group.targets.length, 0);
-    for (const group of config.sourceGroups) if (!this.running.has(group.name)) await this.open(group, Math.max(1, links));
+    for (const group of config.sourceGroups) {
+      const running = this.running.get(group.name);
+      if (running === undefined) await this.tryOpen(group, Math.max(1, links));
+      else await this.change(running, group, Math.max(1, links));
+    }
   }
 
   /** The slabs of the agent run out. */
@@ -76,56 +93,117 @@ export class SourceSide {
 
   /** Waits until everything captured is durable at the targets, then ends the links; the exports are closed before. */
   async drain(signal: AbortSignal): Promise<void> {
+    this.closing = true;
+    for (const timer of this.retries.values()) timer.cancel();
     const all = [...this.running.values()];
-    for (const { exportNames } of all) for (const name of exportNames) await this.options.exports.remove(name);
-    await Promise.all(all.flatMap(({ group }) => group.links.map((link) => link.drained(signal).catch(() => undefined))));
-    for (const { group, devices } of all) {
-      await group.close();
-      for (const device of devices) await device.close();
-    }
+    await Promise.all(all.flatMap(({ exportNames }) => exportNames.map((name) => this.options.exports.remove(name))));
+    await Promise.all(
+      all.flatMap(({ group }) => group.links.map((link) => link.drained(signal).catch(() => undefined))),
+    );
+    await Promise.all(all.map((running) => this.close(running)));
     this.running.clear();
+  }
+
+  /** One that cannot be opened (an upstream that is not there yet) does not stop the others. */
+  private async tryOpen(config: SourceGroupConfig, linkCount: number): Promise<void> {
+    try {
+      await this.open(config, linkCount);
+      this.failures.delete(config.name);
+    } catch (error) {
+      const message = (error as Error).message;
+      if (this.failures.get(config.name) !== message)
+        this.options.environment.events.emit('source-not-opened', { group: config.name, error: message });
+      this.failures.set(config.name, message);
+      if (this.closing) return;
+      this.retries.get(config.name)?.cancel();
+      const again = (): void => void this.tryOpen(config, linkCount);
+      this.retries.set(config.name, this.options.environment.clock.after(reopenMs, again));
+    }
+  }
+
+  private async change(running: Running, config: SourceGroupConfig, linkCount: number): Promise<void> {
+    const { group, config: before } = running;
+    for (const link of group.links) {
+      const target = config.targets.find(({ peer }) => peer === link.target);
+      if (target === undefined || this.addressOf(target) !== link.status.address) await group.removeLink(link);
+    }
+    for (const target of config.targets) {
+      if (!group.links.some((link) => link.target === target.peer)) this.addLink(group, target, linkCount);
+    }
+    const seconds = config.checkpointIntervalSeconds;
+    if (seconds !== before.checkpointIntervalSeconds) group.setCheckpointInterval(seconds * 1000);
+    this.running.set(config.name, { ...running, config });
+  }
+
+  private async close({ group, devices }: Running): Promise<void> {
+    await group.close();
+    // Mirrors without a source leave holes in the list.
+    for (const device of devices.filter(Boolean)) await device.close();
   }
 
   private async open(config: SourceGroupConfig, linkCount: number): Promise<void> {
     const { options } = this;
-    const { clock, random, events } = options.environment;
+    for (const target of config.targets) this.addressOf(target);
     const devices: BlockDevice[] = [];
+    const exportNames: string[] = [];
+    try {
+      const group = await this.makeGroup(config, devices);
+      for (const [index, disk] of config.disks.entries()) {
+        const name = disk.exportName ?? `${config.name}/${disk.name}`;
+        const backend = backendOf(group, index, disk, devices);
+        options.exports.add(name, backend, `${disk.kind} capture of ${config.name}/${disk.name}`);
+        exportNames.push(name);
+      }
+      this.running.set(config.name, { group, config, devices, exportNames });
+      for (const target of config.targets) this.addLink(group, target, linkCount);
+    } catch (error) {
+      for (const name of exportNames) await options.exports.remove(name);
+      for (const device of devices.filter(Boolean)) await device.close();
+      throw error;
+    }
+  }
+
+  /** Opens the disks; `devices` gets each at once, at the place of its disk. */
+  private async makeGroup(config: SourceGroupConfig, devices: BlockDevice[]): Promise<SourceGroup> {
+    const { agent, environment } = this.options;
+    const { clock, random, events } = environment;
     const disks: SourceDisk[] = [];
-    const opened: (BlockDevice | undefined)[] = [];
     for (const [index, disk] of config.disks.entries()) {
       const device = await this.openDisk(disk);
+      if (device !== undefined) devices[index] = device;
       const sizeBytes = disk.sizeBytes ?? device?.sizeBytes ?? 0;
       if (device !== undefined && device.sizeBytes < sizeBytes) {
-        throw new TidemarkError('config-invalid', `Disk ${disk.name} has ${device.sizeBytes} bytes, ${sizeBytes} are declared.`, {
-          path: `sourceGroups.${config.name}.disks[${index}].sizeBytes`,
-        });
+        throw new TidemarkError(
+          'config-invalid',
+          `Disk ${disk.name} of ${config.name} has ${device.sizeBytes} bytes, ${sizeBytes} are declared.`,
+          { path: `sourceGroups.${config.name}.disks[${index}].sizeBytes` },
+        );
       }
-      if (device !== undefined) devices.push(device);
-      opened.push(device);
       disks.push({ name: disk.name, sizeBytes, ...(device === undefined ? {} : { reader: device }) });
     }
     const checkpointIntervalMs = config.checkpointIntervalSeconds * 1000;
-    const group = new SourceGroup({ name: config.name, agent: options.agent, disks, clock, random, events, checkpointIntervalMs });
-    const exportNames = config.disks.map((disk, index) => {
-      const name = disk.exportName ?? `${config.name}/${disk.name}`;
-      options.exports.add(name, backendOf(group, index, disk, opened[index]), `${disk.kind} capture of ${config.name}/${disk.name}`);
-      return name;
-    });
-    this.running.set(config.name, { group, config, devices, exportNames });
+    return new SourceGroup({ name: config.name, agent, disks, clock, random, events, checkpointIntervalMs });
+  }
+
+  private addLink(group: SourceGroup, target: Target, linkCount: number): void {
+    const { options } = this;
     // A share of the memory for each link: together they stay within the agent's buffer.
     const bufferBytes = Math.floor(options.bufferBytes / linkCount / 1.25);
     const spoolBytes = Math.floor(options.spoolBytes / linkCount);
-    for (const target of config.targets) {
-      const address = target.address ?? options.addressOf(target.peer);
-      if (address === undefined) throw new TidemarkError('config-invalid', `Peer ${target.peer} has no address.`, { path: 'peers' });
-      group.addLink({
-        ...options.environment,
-        target: target.peer,
-        address,
-        directory: `${options.directory}/${config.name}/${basename(target.peer)}`,
-        bounds: { bufferBytes, spoolBytes, spoolFileBytes: Math.max(MiB, Math.min(64 * MiB, Math.ceil(spoolBytes / 4))) },
-      });
-    }
+    const spoolFileBytes = Math.max(MiB, Math.min(64 * MiB, Math.ceil(spoolBytes / 4)));
+    group.addLink({
+      ...options.environment,
+      target: target.peer,
+      address: this.addressOf(target),
+      directory: `${options.directory}/${group.name}/${target.peer}`,
+      bounds: { bufferBytes, spoolBytes, spoolFileBytes },
+    });
+  }
+
+  private addressOf(target: Target): string {
+    const address = target.address ?? this.options.addressOf(target.peer);
+    if (address !== undefined) return address;
+    throw new TidemarkError('config-invalid', `Peer ${target.peer} has no address.`, { path: 'peers' });
   }
 
   private openDisk(disk: SourceDiskConfig): Promise<BlockDevice | undefined> {
@@ -165,8 +243,14 @@ export class SourceSide {
   }
 }
 
-function backendOf(group: SourceGroup, index: number, disk: SourceDiskConfig, device: BlockDevice | undefined): ExportBackend {
+function backendOf(
+  group: SourceGroup,
+  index: number,
+  disk: SourceDiskConfig,
+  devices: readonly BlockDevice[],
+): ExportBackend {
   if (disk.kind === 'mirror') return new MirrorExport(group, index);
+  const device = devices[index];
   if (device === undefined) throw new TidemarkError('config-invalid', `In-path disk ${disk.name} has no device.`);
   return new InPathExport(group, index, device);
 }

@@ -1,16 +1,19 @@
 /** The target groups of an agent: found in the data directory, declared, adopted; their views exported over NBD. */
 import { TidemarkError, isTidemarkError } from '../core/errors.js';
-import type { Clock } from '../core/clock.js';
+import type { Clock, Timer } from '../core/clock.js';
 import type { EventSink } from '../core/events.js';
 import { Mutex } from '../core/mutex.js';
 import type { Random } from '../core/random.js';
 import type { Storage } from '../core/storage.js';
 import type { Connection } from '../core/transport.js';
-import type { TargetGroupSpec } from '../service/group-spec.js';
+import type { TargetGroupConfig, TargetGroupSpec } from '../service/group-spec.js';
 import { TargetGroup } from '../target/group.js';
 import { TargetSession } from '../target/session.js';
 import type { ViewListener } from '../target/views.js';
-import type { ExportHost } from './exports.js';
+import { adoptDirectory, wasAdopted } from './adopt-directory.js';
+import { viewExportName, type ExportHost } from './exports.js';
+import { groupPlans } from './group-plans.js';
+import { readKeyFile, type KeyFiles } from './key-files.js';
 import { settingsOf } from './target-settings.js';
 
 export interface TargetSideOptions {
@@ -21,13 +24,20 @@ export interface TargetSideOptions {
   readonly exports: ExportHost;
   /** Holds one directory for each group. */
   readonly directory: string;
-  /** Reads 32 bytes from a key file of 64 hexadecimal digits; throws `encryption-key`. */
-  readonly readKey: (file: string) => Promise<Uint8Array>;
+  readonly keys: KeyFiles;
+  /** Remakes the group's rows in the catalogue. */
+  readonly rebuildCatalogue: (group: TargetGroup) => Promise<number>;
 }
+
+/** From one attempt to open a group that could not be opened to the next. */
+const reopenMs = 5000;
 
 export class TargetSide {
   private readonly groups = new Map<string, TargetGroup>();
   private readonly changes = new Mutex();
+  private readonly failures = new Map<string, string>();
+  private readonly retries = new Map<string, Timer>();
+  private closing = false;
 
   constructor(private readonly options: TargetSideOptions) {}
 
@@ -49,17 +59,28 @@ export class TargetSide {
     new TargetSession(connection, this.options.clock, (name) => this.get(name));
   }
 
+  /** Groups that are on the disk and could not be opened, with why. */
+  get notOpened(): ReadonlyMap<string, string> {
+    return this.failures;
+  }
+
   /** Opens every group that the directory holds; a name whose key is missing or whose journal is damaged is reported. */
-  async open(keyFiles: ReadonlyMap<string, string>): Promise<void> {
-    const { storage, directory, events } = this.options;
+  async open(): Promise<void> {
+    const { storage, directory } = this.options;
     await storage.makeDirectory(directory);
     for (const name of await storage.list(directory)) {
-      if (name.startsWith('.')) continue;
+      if (!name.startsWith('.')) await this.tryStart(name);
+    }
+  }
+
+  /** Groups of the configuration; one that cannot be declared is reported, the others go on. */
+  async declareAll(configs: readonly TargetGroupConfig[]): Promise<void> {
+    for (const { name, ...spec } of configs) {
+      if (this.failures.has(name)) continue;
       try {
-        await this.start(name, keyFiles.get(name));
+        await this.declare(name, spec, null);
       } catch (error) {
-        if (!isTidemarkError(error)) throw error;
-        events.emit('group-not-opened', { group: name, code: error.code, error: error.message });
+        this.failed(name, error);
       }
     }
   }
@@ -72,7 +93,12 @@ export class TargetSide {
         await this.change(known, spec, owner);
         return known;
       }
-      const options = await this.groupOptions(name, spec.encryptionKeyFile);
+      const { keys } = this.options;
+      const options = this.groupOptions(
+        name,
+        spec.encryptionKeyFile === undefined ? undefined : await readKeyFile(spec.encryptionKeyFile),
+      );
+      await keys.remember(name, spec.encryptionKeyFile);
       const group = await TargetGroup.create(options, {
         name,
         streams: spec.streams,
@@ -94,8 +120,8 @@ export class TargetSide {
       if (live.length > 0 || group.context.manifest.state.state === 'committing') {
         throw new TidemarkError('illegal-state', `Group ${name} runs a live view; commit or roll back first.`);
       }
-      this.groups.delete(name);
-      await group.close();
+      await this.stop(group);
+      await this.options.keys.remember(name, undefined);
       const { storage, directory, clock } = this.options;
       const retired = `${directory}/.retired`;
       await storage.makeDirectory(retired);
@@ -106,35 +132,79 @@ export class TargetSide {
     });
   }
 
-  /** Takes the group directory of a dead appliance over: moved below our own, opened as it is. */
+  /** Takes the group directory of a dead appliance over: moved below our own, opened as it is. Idempotent. */
   adopt(name: string, from: string, keyFile: string | undefined): Promise<TargetGroup> {
     return this.changes.run(async () => {
-      const { storage, directory } = this.options;
-      if (this.groups.has(name)) throw new TidemarkError('group-exists', `This agent has a group ${name} already.`);
-      if (!(await storage.exists(`${from}/manifest-current`))) {
-        throw new TidemarkError('storage-not-found', `${from} is not the directory of a group.`, { path: from });
+      const { storage, directory, keys } = this.options;
+      const known = this.groups.get(name);
+      if (known !== undefined) {
+        if (await wasAdopted(storage, `${directory}/${name}`, from)) return known;
+        throw new TidemarkError('group-exists', `This agent has a group ${name} already.`);
       }
-      await storage.rename(from, `${directory}/${name}`);
-      await storage.syncDirectory(directory);
-      const group = await this.start(name, keyFile);
+      if (keyFile !== undefined) await readKeyFile(keyFile);
+      await adoptDirectory(storage, from, directory, name);
+      await keys.remember(name, keyFile);
+      const group = await this.start(name);
       this.options.events.emit('group-adopted', { group: name, from });
       return group;
     });
   }
 
-  async close(): Promise<void> {
-    for (const group of this.groups.values()) await group.close();
-    this.groups.clear();
+  close(): Promise<void> {
+    this.closing = true;
+    for (const timer of this.retries.values()) timer.cancel();
+    return this.changes.run(async () => {
+      for (const group of [...this.groups.values()]) await this.stop(group);
+    });
   }
 
-  private async start(name: string, keyFile: string | undefined): Promise<TargetGroup> {
-    const group = await TargetGroup.open(await this.groupOptions(name, keyFile));
+  private async start(name: string): Promise<TargetGroup> {
+    const keyFile = this.options.keys.get(name);
+    const key = keyFile === undefined ? undefined : await readKeyFile(keyFile);
+    const group = await TargetGroup.open(this.groupOptions(name, key));
     if (group.name !== name) {
       await group.close();
       throw new TidemarkError('illegal-state', `The directory ${name} holds the group ${group.name}.`, { path: name });
     }
     this.groups.set(name, group);
+    this.failures.delete(name);
     return group;
+  }
+
+  /** Starts, or tries again later. */
+  private async tryStart(name: string): Promise<void> {
+    try {
+      await this.start(name);
+    } catch (error) {
+      this.failed(name, error);
+      if (!this.closing) this.retries.set(name, this.options.clock.after(reopenMs, () => this.reopen(name)));
+    }
+  }
+
+  private failed(name: string, error: unknown): void {
+    if (!isTidemarkError(error)) throw error;
+    if (this.failures.get(name) === error.message) return;
+    this.failures.set(name, error.message);
+    this.options.events.emit('group-not-opened', { group: name, code: error.code, error: error.message });
+  }
+
+  /** Its exports go first: they are taken again when the group opens. */
+  private async stop(group: TargetGroup): Promise<void> {
+    this.groups.delete(group.name);
+    const listener = this.viewListener(group.name);
+    await Promise.all(group.views.list().map((open) => listener.closing(open)));
+    await group.close();
+  }
+
+  /** After a failure that only opening again can mend. */
+  private reopen(name: string): void {
+    if (this.closing) return;
+    void this.changes.run(async () => {
+      const failed = this.groups.get(name);
+      if (this.closing) return;
+      if (failed !== undefined) await this.stop(failed);
+      await this.tryStart(name);
+    });
   }
 
   private async change(group: TargetGroup, spec: TargetGroupSpec, owner: string | null): Promise<void> {
@@ -162,13 +232,23 @@ export class TargetSide {
     await group.changeSettings({ ...settings, policyRevision: policyRevision + 1 });
   }
 
-  private async groupOptions(
-    name: string,
-    keyFile: string | undefined,
-  ): Promise<Parameters<typeof TargetGroup.open>[0]> {
-    const { storage, clock, random, events, directory, readKey } = this.options;
-    const key = keyFile === undefined ? undefined : await readKey(keyFile);
-    return { storage, clock, random, events, directory: `${directory}/${name}`, key, views: this.viewListener(name) };
+  private groupOptions(name: string, key: Uint8Array | undefined): Parameters<typeof TargetGroup.open>[0] {
+    const { storage, clock, random, events, directory, exports, rebuildCatalogue } = this.options;
+    return {
+      storage,
+      clock,
+      random,
+      events,
+      key,
+      directory: `${directory}/${name}`,
+      views: this.viewListener(name),
+      onFailed: () => this.reopen(name),
+      plans: (group) =>
+        groupPlans(group, {
+          rebuildCatalogue: () => rebuildCatalogue(group),
+          diskUri: (view, disk) => exports.uri(viewExportName(name, view, disk)),
+        }),
+    };
   }
 
   private viewListener(group: string): ViewListener {
@@ -188,9 +268,4 @@ export class TargetSide {
       },
     };
   }
-}
-
-/** Export name of one disk of a view. */
-export function viewExportName(group: string, view: string, disk: string): string {
-  return `${group}/${view}/${disk}`;
 }

@@ -8,8 +8,7 @@ import type { TargetGroup } from '../target/group.js';
 import type { Checkpoint } from '../target/manifest-records.js';
 import { legalActions } from '../target/state-machine.js';
 import type { OpenView, ViewRecord } from '../target/views.js';
-import type { ExportHost } from './exports.js';
-import { viewExportName } from './target-side.js';
+import { viewExportName, type ExportHost } from './exports.js';
 
 export function targetCheckpoint(group: TargetGroup, checkpoint: Checkpoint): ApiCheckpoint {
   const { disks, pins, views } = group.context.manifest.state;

@@ -1,6 +1,8 @@
 /** Copies an NBD export into a file with `qemu-img convert`; sparse, never over an existing file. */
 import { spawn } from 'node:child_process';
 import { existsSync, renameSync, rmSync } from 'node:fs';
+import { open } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { TidemarkError } from '../core/errors.js';
 
 export interface Conversion {
@@ -23,9 +25,21 @@ export async function convertDisk(conversion: Conversion): Promise<void> {
   rmSync(partial, { force: true });
   try {
     await runQemuImg(['convert', '-p', '-W', '-f', 'raw', '-O', format, uri, partial], conversion);
+    await sync(partial);
     renameSync(partial, file);
+    await sync(dirname(file));
   } finally {
     rmSync(partial, { force: true });
+  }
+}
+
+/** qemu-img leaves its file to the page cache. */
+async function sync(path: string): Promise<void> {
+  const handle = await open(path, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
   }
 }
 

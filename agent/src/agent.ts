@@ -1,0 +1,242 @@
+/**
+ * The agent: opens what is on its disks, listens, and holds the sides together until it is told to end.
+ *
+ * Start: certificates → data directory locked → target groups recovered, then declared → stream listener → source groups
+ * → NBD → API → ready. End: exports closed and sources drained (bounded), then API, streams, groups, NBD, catalogue.
+ */
+import type { RunAgent, RunOptions } from './cli/agent-process.js';
+import { roleOf, type AgentConfig } from './config/schema.js';
+import { WorkerCatalogue } from './control/catalogue/worker-catalogue.js';
+import { startApiServer, type ApiServer } from './control/server.js';
+import { TidemarkError } from './core/errors.js';
+import { randomHex } from './core/ids.js';
+import { Throttle } from './link/throttle.js';
+import { payloadBytesMax } from './nbd/protocol.js';
+import { NbdServer } from './nbd/server.js';
+import { SlabPool } from './nbd/slab.js';
+import { nodeClock } from './platform/node-clock.js';
+import { nodeRandom } from './platform/node-random.js';
+import { NodeStorage } from './platform/node-storage.js';
+import { TlsDialer } from './platform/tls-dialer.js';
+import { TlsListener } from './platform/tls-listener.js';
+import { parseAddress, type TlsCredentials } from './platform/tls-options.js';
+import { registerDataPath } from './runtime/agent-metrics.js';
+import { CatalogueSync } from './runtime/catalogue-sync.js';
+import { lockDirectory } from './runtime/data-lock.js';
+import { openDevice } from './runtime/devices.js';
+import { eventSink } from './runtime/events.js';
+import { every } from './runtime/every.js';
+import { HealthChecks } from './runtime/health.js';
+import { KeyFiles } from './runtime/key-files.js';
+import { idleShareMeter, throttleSchedule, turnScheduler, zstdCompressor } from './runtime/machine.js';
+import { NbdExports } from './runtime/nbd-exports.js';
+import { Service } from './runtime/service.js';
+import { SourceSide } from './runtime/source-side.js';
+import { TargetSide } from './runtime/target-side.js';
+import { readTlsFiles, type TlsMaterial } from './runtime/tls-files.js';
+import { EventRing } from './service/event-ring.js';
+
+const slabBytes = 4 * 1024 * 1024;
+const upkeepMs = 1000;
+
+export const runAgent: RunAgent = async (config, options) => {
+  const storage = new NodeStorage();
+  const tls = await readTlsFiles(config);
+  await storage.makeDirectory(config.dataDirectory);
+  const lock = await lockDirectory(config.dataDirectory);
+  try {
+    const agent = new Agent(config, options, storage, tls);
+    try {
+      await agent.start();
+      await aborted(options.signal);
+    } finally {
+      await agent.stop();
+    }
+  } finally {
+    lock.release();
+  }
+};
+
+class Agent {
+  private readonly boot = randomHex(nodeRandom, 8);
+  private readonly ring = new EventRing(nodeClock, this.boot);
+  private readonly slabs: SlabPool;
+  private readonly nbd: NbdServer;
+  private readonly exports: NbdExports;
+  private readonly dialer: TlsDialer;
+  private readonly throttle: Throttle;
+  private readonly keys: KeyFiles;
+  private readonly catalogue: CatalogueSync;
+  private readonly sources: SourceSide;
+  private readonly targets: TargetSide;
+  private readonly health: HealthChecks;
+  private listener: TlsListener | undefined;
+  private api: ApiServer | undefined;
+  private stopUpkeep: (() => Promise<void>) | undefined;
+
+  constructor(
+    private config: AgentConfig,
+    private readonly options: RunOptions,
+    private readonly storage: NodeStorage,
+    private tls: TlsMaterial,
+  ) {
+    const { dataDirectory, listen, buffers } = config;
+    const { log, version } = options;
+    const events = eventSink(this.ring, log);
+    const shared = { storage, events, clock: nodeClock, random: nodeRandom };
+    this.slabs = new SlabPool({ limitBytes: buffers.bufferBytes + payloadBytesMax + slabBytes, slabBytes });
+    const onFault = (error: unknown): void => log.error({ event: 'nbd-fault', err: error }, 'an NBD backend failed');
+    this.nbd = new NbdServer({ slabs: this.slabs, clock: nodeClock, onFault });
+    this.exports = new NbdExports(this.nbd, listen.nbd.socketDirectory, listen.nbd.tcp);
+    this.dialer = new TlsDialer(credentials(tls));
+    this.throttle = new Throttle(nodeClock, throttleSchedule(config.throttle));
+    this.keys = new KeyFiles(storage, dataDirectory);
+    this.catalogue = new CatalogueSync(() => new WorkerCatalogue(`${dataDirectory}/catalogue.db`), this.boot);
+    this.targets = new TargetSide({
+      ...shared,
+      exports: this.exports,
+      directory: `${dataDirectory}/groups`,
+      keys: this.keys,
+      rebuildCatalogue: (group) => this.catalogue.rebuild(group),
+    });
+    this.sources = new SourceSide({
+      agent: config.agent,
+      environment: {
+        ...shared,
+        dialer: this.dialer,
+        scheduler: turnScheduler,
+        compressor: zstdCompressor,
+        cpuIdleShare: idleShareMeter(),
+        throttle: this.throttle,
+        software: version,
+      },
+      exports: this.exports,
+      directory: buffers.spoolDirectory ?? `${dataDirectory}/spool`,
+      bufferBytes: buffers.bufferBytes,
+      spoolBytes: buffers.spoolBytes,
+      openDevice: (location, access) => openDevice(location, access, { clock: nodeClock, tls: () => this.tls }),
+      addressOf: (peer) => this.config.peers.find(({ name }) => name === peer)?.address,
+    });
+    this.slabs.onPressure = () => this.sources.relieve();
+    this.health = new HealthChecks(this.sources, this.targets, storage, dataDirectory);
+  }
+
+  async start(): Promise<void> {
+    const { config, storage } = this;
+    await storage.makeDirectory(config.listen.nbd.socketDirectory);
+    await this.keys.load();
+    this.takeKeyFiles(config);
+    await this.targets.open();
+    await this.targets.declareAll(config.targetGroups);
+    if (config.listen.stream !== undefined) await this.listenStream(config.listen.stream);
+    await this.sources.start(config);
+    await this.nbd.listenUnix(this.exports.socketPath);
+    if (config.listen.nbd.tcp !== undefined) {
+      await this.nbd.listenTcp(parseAddress(config.listen.nbd.tcp), nbdTls(this.tls));
+    }
+    this.api = await this.startApi(config.listen.api);
+    await this.upkeep();
+    this.stopUpkeep = every(nodeClock, upkeepMs, () => this.upkeep());
+    this.options.onReload((after) => this.reload(after));
+    this.health.started = true;
+    this.options.onReady();
+  }
+
+  /** Of as much as was started. */
+  async stop(): Promise<void> {
+    this.health.started = false;
+    await this.sources.drain(AbortSignal.timeout(this.config.drainSeconds * 1000));
+    await this.stopUpkeep?.();
+    await this.api?.close();
+    await this.listener?.close();
+    await this.targets.close();
+    await this.nbd.close({ graceMs: 0 });
+    await this.catalogue.close();
+  }
+
+  private async listenStream(address: string): Promise<void> {
+    const { log } = this.options;
+    this.listener = await TlsListener.listen({
+      address,
+      credentials: credentials(this.tls),
+      onRefused: (from, reason) => log.warn({ event: 'peer-refused', from, reason }, 'a peer was turned away'),
+    });
+    this.listener.onConnection((connection) => {
+      const { name, address: from } = connection.peer;
+      if (this.config.peers.some((peer) => peer.name === name)) {
+        this.targets.accept(connection);
+        return;
+      }
+      log.warn({ event: 'peer-refused', from, reason: `${name} is not in peers` }, 'a peer was turned away');
+      connection.close('not a peer');
+    });
+  }
+
+  private async startApi(address: string): Promise<ApiServer> {
+    const { ring, boot, sources, targets, exports, catalogue, health, config, options } = this;
+    const service = new Service({
+      clock: nodeClock,
+      info: { site: config.site, name: config.agent, version: options.version, boot },
+      peers: () => this.config.peers,
+      sources,
+      targets,
+      exports,
+      catalogue,
+      ring,
+      health: () => health.report(),
+    });
+    const roles = (name: string): ReturnType<typeof roleOf> => roleOf(this.config, name);
+    const api = await startApiServer({ service, address, tls: this.tls, roleOf: roles, log: options.log }).catch(
+      (cause: Error) => {
+        throw new TidemarkError('config-invalid', `listen.api: ${cause.message}`, { path: 'listen.api', cause });
+      },
+    );
+    registerDataPath(api.metrics.registry, { slabs: this.slabs, nbd: this.nbd, sources, targets });
+    return api;
+  }
+
+  /** The catalogue is only an index: that it fails is told, and stops nothing. */
+  private async upkeep(): Promise<void> {
+    await this.health.refresh();
+    try {
+      for (const group of this.targets.list()) await this.catalogue.update(group);
+      this.health.catalogueFailure = undefined;
+    } catch (error) {
+      if (!(error instanceof TidemarkError)) throw error;
+      if (this.health.catalogueFailure === undefined)
+        this.options.log.error({ event: 'catalogue-failed', err: error }, 'the catalogue does not follow');
+      this.health.catalogueFailure = error.message;
+    }
+  }
+
+  /** All that can be refused is checked before anything changes. */
+  private async reload(after: AgentConfig): Promise<void> {
+    const tls = await readTlsFiles(after);
+    this.tls = tls;
+    this.config = after;
+    this.dialer.updateCredentials(credentials(tls));
+    this.listener?.updateCredentials(credentials(tls));
+    this.api?.setTls(tls);
+    if (after.listen.nbd.tcp !== undefined) this.nbd.setTls(nbdTls(tls));
+    this.throttle.setRate(throttleSchedule(after.throttle));
+    this.takeKeyFiles(after);
+    await this.targets.declareAll(after.targetGroups);
+    await this.sources.start(after);
+  }
+
+  private takeKeyFiles(config: AgentConfig): void {
+    for (const { name, encryptionKeyFile } of config.targetGroups)
+      if (encryptionKeyFile !== undefined) this.keys.set(name, encryptionKeyFile);
+  }
+}
+
+function credentials({ certificate, key, authority }: TlsMaterial): TlsCredentials {
+  return { cert: certificate, key, ca: authority };
+}
+
+const nbdTls = credentials;
+
+function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
+}
