@@ -69,7 +69,7 @@ export const fullPlan: Plan = {
     intervalSeconds: 4,
     openRounds: 3,
     readRounds: 3,
-    readSeconds: 4,
+    readSeconds: 3,
   },
   link: {
     capacityBytesPerSecond: 40 * MB,
