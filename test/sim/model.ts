@@ -16,10 +16,17 @@ export interface ModelWrite {
 /** Before anything: all zeros, acknowledged at the beginning of time. */
 const origin: ModelWrite = { id: 0, zero: true, issued: 0, acknowledged: 0 };
 
+interface InFlight {
+  readonly write: ModelWrite;
+  readonly first: number;
+  readonly count: number;
+}
+
 export class DiskModel {
   /** Writes of each sector in the order they took effect. */
   private readonly history: ModelWrite[][];
-  private readonly inFlight = new Set<{ write: ModelWrite; first: number; count: number }>();
+  /** By the stamp: many may stay for ever unacknowledged, after kills. */
+  private readonly inFlight = new Map<number, Set<InFlight>>();
 
   constructor(
     readonly name: string,
@@ -37,14 +44,20 @@ export class DiskModel {
   issue(id: number, zero: boolean, offsetBytes: number, lengthBytes: number): { acknowledge(): void; dropped(): void } {
     const write: ModelWrite = { id: zero ? 0 : id, zero, issued: ++this.counter.now, acknowledged: Infinity };
     const entry = { write, first: offsetBytes / sectorBytes, count: lengthBytes / sectorBytes };
-    this.inFlight.add(entry);
+    const sameStamp = this.inFlight.get(write.id) ?? new Set<InFlight>();
+    this.inFlight.set(write.id, sameStamp.add(entry));
+    const settle = (): boolean => {
+      const known = sameStamp.delete(entry);
+      if (sameStamp.size === 0 && this.inFlight.get(write.id) === sameStamp) this.inFlight.delete(write.id);
+      return known;
+    };
     return {
       acknowledge: () => {
-        if (!this.inFlight.delete(entry)) return;
+        if (!settle()) return;
         write.acknowledged = ++this.counter.now;
         for (let sector = entry.first; sector < entry.first + entry.count; sector++) this.history[sector]?.push(write);
       },
-      dropped: () => this.inFlight.delete(entry),
+      dropped: () => void settle(),
     };
   }
 
@@ -103,8 +116,8 @@ export class DiskModel {
 
   private candidates(sector: number, id: number): ModelWrite[] {
     const list = (this.history[sector] as ModelWrite[]).filter((write) => write.id === id);
-    for (const { write, first, count } of this.inFlight) {
-      if (write.id === id && sector >= first && sector < first + count) list.push(write);
+    for (const { write, first, count } of this.inFlight.get(id) ?? []) {
+      if (sector >= first && sector < first + count) list.push(write);
     }
     return list;
   }
