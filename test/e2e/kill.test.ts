@@ -27,71 +27,67 @@ const cases: readonly { name: string; history?: PairOptions['history']; thins: b
 ];
 
 describe.each(cases)('kill -9, $name', ({ history, thins }) => {
-  test(
-    `${roundCount} rounds, seed ${seed}`,
-    async () => {
-      await using lab = await Laboratory.open();
-      const random = new SimRandom(seed);
-      const counter = new WallCounter();
-      const sizes = [4 * MiB, 2 * MiB];
-      const pair = await startPair(lab, {
-        checkpointIntervalSeconds: 1,
-        disks: sizes.map((sizeBytes, index) => ({
-          name: `disk${index}`,
-          sizeBytes,
-          kind: 'in-path',
-          file: makeSparseFile(lab.path(`disk${index}.raw`), sizeBytes),
-        })),
-        ...(history === undefined ? {} : { history }),
-      });
-      await pair.waitProtecting();
-      const disks: StampedDisk[] = [];
-      for (const [index, sizeBytes] of sizes.entries()) {
-        const name = `disk${index}`;
-        disks.push(
-          new StampedDisk(name, sizeBytes, await pair.exportUri(name), new SimRandom(seed * 7 + index), counter),
-        );
-      }
-      for (const disk of disks) disk.start();
-      const verified = new Set<string>();
-      const verify = async (): Promise<void> => {
-        for (const checkpoint of await listCheckpoints(pair.target.client, pair.group)) {
-          if (verified.has(checkpoint.id)) continue;
-          const wrong = await checkCheckpoint(pair.target.client, pair.group, checkpoint, disks).catch(
-            (error: { code?: string }) => {
-              // Thinned between the list and the view.
-              if (thins && /^checkpoint-(expired|unknown)$/.test(error.code ?? '')) return undefined;
-              throw error;
-            },
-          );
-          if (wrong !== undefined) throw new Error(`seed ${seed}: ${wrong}`);
-          verified.add(checkpoint.id);
-        }
-      };
-      try {
-        for (let round = 0; round < roundCount; round++) {
-          await killRound(pair, random, thins);
-          if (round % 13 === 12) await verify();
-        }
-      } finally {
-        for (const disk of disks) await disk.stop();
-      }
-      await pair.waitDrained();
-      const last = await pair.source.client.createCheckpoint(pair.group, { kind: 'tagged', label: 'last' });
-      // What thinning left is checked again whole, the rest of them for the first time.
-      if (thins) verified.clear();
-      await verify();
-      expect(verified.has(last.id)).toBe(true);
-      expect(disks.every(({ brokenCount }) => brokenCount > roundCount / 4)).toBe(true);
-      const acknowledged = disks.reduce((sum, disk) => sum + disk.acknowledgedCount, 0);
-      console.log(
-        `seed ${seed}: ${roundCount} rounds, ${acknowledged} acknowledged writes, ${verified.size} checkpoints verified`,
+  test(`${roundCount} rounds, seed ${seed}`, async () => {
+    await using lab = await Laboratory.open();
+    const random = new SimRandom(seed);
+    const counter = new WallCounter();
+    const sizes = [4 * MiB, 2 * MiB];
+    const pair = await startPair(lab, {
+      checkpointIntervalSeconds: 1,
+      disks: sizes.map((sizeBytes, index) => ({
+        name: `disk${index}`,
+        sizeBytes,
+        kind: 'in-path',
+        file: makeSparseFile(lab.path(`disk${index}.raw`), sizeBytes),
+      })),
+      ...(history === undefined ? {} : { history }),
+    });
+    await pair.waitProtecting();
+    const disks: StampedDisk[] = [];
+    for (const [index, sizeBytes] of sizes.entries()) {
+      const name = `disk${index}`;
+      disks.push(
+        new StampedDisk(name, sizeBytes, await pair.exportUri(name), new SimRandom(seed * 7 + index), counter),
       );
-      expect(verified.size).toBeGreaterThan(thins ? 5 : roundCount);
-      await pair.stop();
-    },
-    240_000,
-  );
+    }
+    for (const disk of disks) disk.start();
+    const verified = new Set<string>();
+    const verify = async (): Promise<void> => {
+      for (const checkpoint of await listCheckpoints(pair.target.client, pair.group)) {
+        if (verified.has(checkpoint.id)) continue;
+        const wrong = await checkCheckpoint(pair.target.client, pair.group, checkpoint, disks).catch(
+          (error: { code?: string }) => {
+            // Thinned between the list and the view.
+            if (thins && /^checkpoint-(expired|unknown)$/.test(error.code ?? '')) return undefined;
+            throw error;
+          },
+        );
+        if (wrong !== undefined) throw new Error(`seed ${seed}: ${wrong}`);
+        verified.add(checkpoint.id);
+      }
+    };
+    try {
+      for (let round = 0; round < roundCount; round++) {
+        await killRound(pair, random, thins);
+        if (round % 13 === 12) await verify();
+      }
+    } finally {
+      for (const disk of disks) await disk.stop();
+    }
+    await pair.waitDrained();
+    const last = await pair.source.client.createCheckpoint(pair.group, { kind: 'tagged', label: 'last' });
+    // What thinning left is checked again whole, the rest of them for the first time.
+    if (thins) verified.clear();
+    await verify();
+    expect(verified.has(last.id)).toBe(true);
+    expect(disks.every(({ brokenCount }) => brokenCount > roundCount / 4)).toBe(true);
+    const acknowledged = disks.reduce((sum, disk) => sum + disk.acknowledgedCount, 0);
+    console.log(
+      `seed ${seed}: ${roundCount} rounds, ${acknowledged} acknowledged writes, ${verified.size} checkpoints verified`,
+    );
+    expect(verified.size).toBeGreaterThan(thins ? 5 : roundCount);
+    await pair.stop();
+  }, 240_000);
 });
 
 /** Kills one or both at a random moment, starts them again in any order, and in some rounds waits until all is well. */

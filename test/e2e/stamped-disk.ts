@@ -29,7 +29,10 @@ let lastStamp = 0;
 export class StampedDisk {
   readonly model: DiskModel;
   acknowledgedCount = 0;
+  acknowledgedBytes = 0;
   brokenCount = 0;
+  /** Longest wait for an acknowledgement; set to 0 to measure anew. */
+  slowestMs = 0;
   #stopped = false;
   #loop: Promise<void> | undefined;
 
@@ -60,9 +63,12 @@ export class StampedDisk {
   async write(client: NbdClient, offsetBytes: number, lengthBytes: number): Promise<void> {
     const id = ++lastStamp;
     const settled = this.model.issue(id, false, offsetBytes, lengthBytes);
+    const startedMs = performance.now();
     await client.write(stampedBytes(id, lengthBytes), offsetBytes);
     settled.acknowledge();
+    this.slowestMs = Math.max(this.slowestMs, performance.now() - startedMs);
     this.acknowledgedCount++;
+    this.acknowledgedBytes += lengthBytes;
   }
 
   connect(): Promise<NbdClient> {

@@ -54,8 +54,7 @@ export function checkImages(
   let newestIssue = 0;
   for (const [{ model }, bytes] of images) newestIssue = Math.max(newestIssue, model.newestIssueSeen(bytes));
   for (const [{ model }, bytes] of images) {
-    const atMark =
-      markUs === undefined ? undefined : model.check(bytes, markUs - toleranceUs, markUs + toleranceUs);
+    const atMark = markUs === undefined ? undefined : model.check(bytes, markUs - toleranceUs, markUs + toleranceUs);
     const wrong = atMark ?? model.check(bytes, newestIssue - 1, Infinity);
     if (wrong !== undefined) return `${what}: ${wrong}`;
   }

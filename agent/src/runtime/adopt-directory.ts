@@ -59,7 +59,10 @@ async function copy(from: string, to: string): Promise<void> {
   try {
     await promisify(execFile)('cp', ['-a', '--sparse=always', '--', from, to]);
   } catch (cause) {
-    throw new TidemarkError('storage-io', `${from} cannot be copied: ${(cause as Error).message}`, { path: from, cause });
+    throw new TidemarkError('storage-io', `${from} cannot be copied: ${(cause as Error).message}`, {
+      path: from,
+      cause,
+    });
   }
 }
 

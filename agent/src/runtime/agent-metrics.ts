@@ -124,7 +124,11 @@ export const dataPathMetrics: readonly DataPathMetric[] = [
     (group) => group.upkeep.counters.promotedBytes,
   ),
   perTarget('compactions_total', 'Compactions', (group) => group.upkeep.counters.compactions),
-  perTarget('compacted_bytes_total', 'Journal bytes saved by compaction', (group) => group.upkeep.counters.compactedBytes),
+  perTarget(
+    'compacted_bytes_total',
+    'Journal bytes saved by compaction',
+    (group) => group.upkeep.counters.compactedBytes,
+  ),
   perTarget('thinned_total', 'Checkpoints given up by thinning', (group) => group.upkeep.counters.checkpointsThinned),
   {
     name: 'tidemark_journal_received_bytes',

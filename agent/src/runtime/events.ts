@@ -3,7 +3,15 @@ import type { EventSink } from '../core/events.js';
 import type { Logger } from '../control/logger.js';
 import type { EventRing } from '../service/event-ring.js';
 
-const errors = new Set(['group-not-opened', 'group-failed', 'source-not-opened', 'catalogue-failed', 'journal-corrupt', 'durable-regression', 'journal-full']);
+const errors = new Set([
+  'group-not-opened',
+  'group-failed',
+  'source-not-opened',
+  'catalogue-failed',
+  'journal-corrupt',
+  'durable-regression',
+  'journal-full',
+]);
 const warnings = new Set([
   'journal-poisoned',
   'barrier-broken',
@@ -29,7 +37,13 @@ export function eventSink(ring: EventRing, log: Logger): EventSink {
       const message = Object.entries(attributes)
         .map(([name, value]) => `${name} ${typeof value === 'object' ? JSON.stringify(value) : String(value)}`)
         .join(', ');
-      ring.add({ severity, code, group: typeof group === 'string' ? group : null, message: message || code, attributes });
+      ring.add({
+        severity,
+        code,
+        group: typeof group === 'string' ? group : null,
+        message: message || code,
+        attributes,
+      });
       const line = { event: code, ...fields };
       if (severity === 'error') log.error(line, code);
       else if (severity === 'warning') log.warn(line, code);

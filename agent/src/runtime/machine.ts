@@ -48,7 +48,11 @@ const days = ['sun', 'mon', 'tue', 'wed', 'thu', 'fri', 'sat'] as const;
 
 /** The first window that holds the moment counts, in the host's time zone; one that ends at or before its start ends the next day. */
 export function throttleSchedule(windows: readonly ThrottleWindow[]): RateAt {
-  const parsed = windows.map((window) => ({ ...window, fromMinute: minuteOf(window.from), toMinute: minuteOf(window.to) }));
+  const parsed = windows.map((window) => ({
+    ...window,
+    fromMinute: minuteOf(window.from),
+    toMinute: minuteOf(window.to),
+  }));
   return (wallMs) => {
     const date = new Date(wallMs);
     const minute = date.getHours() * 60 + date.getMinutes();
@@ -56,7 +60,8 @@ export function throttleSchedule(windows: readonly ThrottleWindow[]): RateAt {
     const yesterday = days[(date.getDay() + 6) % 7] ?? 'sun';
     const found = parsed.find((window) => {
       const overnight = window.toMinute <= window.fromMinute;
-      if (window.days.includes(today) && minute >= window.fromMinute && (overnight || minute < window.toMinute)) return true;
+      if (window.days.includes(today) && minute >= window.fromMinute && (overnight || minute < window.toMinute))
+        return true;
       return overnight && window.days.includes(yesterday) && minute < window.toMinute;
     });
     return found?.bytesPerSecond;

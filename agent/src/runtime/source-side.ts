@@ -221,16 +221,25 @@ export class SourceSide {
         group.status.links.flatMap((link) =>
           link.durableCheckpointId === undefined || link.durableCheckpointMs === undefined
             ? []
-            : [sourceCheckpoint(group, { id: link.durableCheckpointId, sourceTimeMs: link.durableCheckpointMs, disksMissing: [] })],
+            : [
+                sourceCheckpoint(group, {
+                  id: link.durableCheckpointId,
+                  sourceTimeMs: link.durableCheckpointMs,
+                  disksMissing: [],
+                }),
+              ],
         ),
       tag: async (label, timeoutMs) => {
         const results = group.tag(label ?? 'tagged');
         const given = results.find(({ mark }) => mark !== undefined);
         const link = group.links.find(({ target }) => target === given?.target);
-        if (given?.mark === undefined || link === undefined) throw new TidemarkError('illegal-state', `${group.name} has no link.`);
+        if (given?.mark === undefined || link === undefined)
+          throw new TidemarkError('illegal-state', `${group.name} has no link.`);
         const abort = new AbortController();
         const timer = environment.clock.after(timeoutMs, () =>
-          abort.abort(new TidemarkError('peer-unreachable', `The checkpoint did not become durable in ${timeoutMs / 1000} s.`)),
+          abort.abort(
+            new TidemarkError('peer-unreachable', `The checkpoint did not become durable in ${timeoutMs / 1000} s.`),
+          ),
         );
         try {
           await link.drained(abort.signal);

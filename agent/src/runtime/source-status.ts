@@ -32,7 +32,13 @@ function linkState(link: LinkStatus): GroupStatus['links'][number]['state'] {
 function apiError(refusal: LinkStatus['refusal']): GroupStatus['links'][number]['lastError'] {
   if (refusal === undefined) return null;
   const known = (refusal.code in errorTable ? refusal.code : 'internal') as ErrorCode;
-  return { code: refusal.code, message: refusal.message, hint: errorTable[known].hint, path: null, retry: errorTable[known].retry };
+  return {
+    code: refusal.code,
+    message: refusal.message,
+    hint: errorTable[known].hint,
+    path: null,
+    retry: errorTable[known].retry,
+  };
 }
 
 function alertsOf(links: readonly LinkStatus[], nowMs: number): GroupStatus['alerts'] {
@@ -40,11 +46,21 @@ function alertsOf(links: readonly LinkStatus[], nowMs: number): GroupStatus['ale
     const alerts: GroupStatus['alerts'] = [];
     if (link.refusal !== undefined) {
       const error = apiError(link.refusal);
-      alerts.push({ code: link.refusal.code, message: `${link.target}: ${link.refusal.message}`, hint: error?.hint ?? '', sinceMs: nowMs });
+      alerts.push({
+        code: link.refusal.code,
+        message: `${link.target}: ${link.refusal.message}`,
+        hint: error?.hint ?? '',
+        sinceMs: nowMs,
+      });
     }
     if (link.stage === 'bitmap') {
       const message = `${link.target}: no new checkpoint until the sync has ended (${link.lastRetreatReason ?? 'the buffer was full'}).`;
-      alerts.push({ code: 'retreat-bitmap', message, hint: 'Give more buffer or spool, or a faster link.', sinceMs: nowMs });
+      alerts.push({
+        code: 'retreat-bitmap',
+        message,
+        hint: 'Give more buffer or spool, or a faster link.',
+        sinceMs: nowMs,
+      });
     }
     return alerts;
   });
@@ -55,7 +71,10 @@ export function sourceStatus(group: SourceGroup, config: SourceGroupConfig, expo
   const durable = links.flatMap((link) => (link.durableCheckpointMs === undefined ? [] : [link.durableCheckpointMs]));
   const intervalSeconds = config.checkpointIntervalSeconds;
   const first = links[0];
-  const rpoSeconds = durable.length < links.length || durable.length === 0 ? null : Math.max(0, sourceTimeMs - Math.min(...durable)) / 1000;
+  const rpoSeconds =
+    durable.length < links.length || durable.length === 0
+      ? null
+      : Math.max(0, sourceTimeMs - Math.min(...durable)) / 1000;
   const folding = links.some((link) => link.stage === 'fold');
   return {
     name: group.name,
@@ -68,7 +87,15 @@ export function sourceStatus(group: SourceGroup, config: SourceGroupConfig, expo
     epoch:
       first === undefined || first.epoch === 0
         ? null
-        : { epoch: first.epoch, branch: first.branch, parentBranch: null, checkpoint: null, holder: 'source', reason: 'as the target said', sinceMs: 0 },
+        : {
+            epoch: first.epoch,
+            branch: first.branch,
+            parentBranch: null,
+            checkpoint: null,
+            holder: 'source',
+            reason: 'as the target said',
+            sinceMs: 0,
+          },
     rpoSeconds,
     checkpointIntervalSeconds: intervalSeconds,
     effectiveIntervalSeconds: folding && rpoSeconds !== null ? Math.max(intervalSeconds, rpoSeconds) : intervalSeconds,

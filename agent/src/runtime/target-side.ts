@@ -177,7 +177,11 @@ export class TargetSide {
       await this.start(name);
     } catch (error) {
       this.failed(name, error);
-      if (!this.closing) this.retries.set(name, this.options.clock.after(reopenMs, () => this.reopen(name)));
+      if (!this.closing)
+        this.retries.set(
+          name,
+          this.options.clock.after(reopenMs, () => this.reopen(name)),
+        );
     }
   }
 
