@@ -2,8 +2,8 @@
  * What is started as the agent: dist/tidemark, or with TIDEMARK_AGENT=bundle the sources bundled once and run by this
  * Node (with TIDEMARK_AGENT_NODE_ARGS, e.g. `--cpu-prof --cpu-prof-dir=/tmp/prof`).
  */
-import { existsSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, rmSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { repositoryRoot } from './paths.js';
 import type { Processes } from './processes.js';
 
@@ -26,6 +26,7 @@ export async function agentExecutable(
   }
   // Inside the checkout, so that packages resolve from its node_modules.
   const file = join(root, 'dist', 'run', `agent-${process.pid}`, 'main.mjs');
+  process.once('exit', () => rmSync(dirname(file), { recursive: true, force: true }));
   await processes.run(process.execPath, [join(root, 'test', 'support', 'bundle-agent.ts'), file]);
   const nodeArgs = bundleNodeArgs ?? process.env['TIDEMARK_AGENT_NODE_ARGS']?.split(' ') ?? [];
   return {
