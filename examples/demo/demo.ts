@@ -260,9 +260,8 @@ function summary(rows: readonly (readonly [string, string])[]): string {
 async function main(): Promise<number> {
   const startedMs = performance.now();
   await using lab = await Laboratory.open();
-  // The agents end with this process; the files go with `lab`.
-  const onSignal = (): void => void lab.close().finally(() => process.exit(130));
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, onSignal);
+  // At its exit the laboratory ends what it started and removes its files.
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => process.exit(130));
   process.stdout.write('Tidemark: two agents on this machine, a guest that writes, and one bad day.\n\n');
   const demo = await Demo.prepare(lab);
   try {

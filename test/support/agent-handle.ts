@@ -10,7 +10,11 @@ import { waitFor } from './wait.js';
 /** The configuration but what the laboratory gives: names, certificates, addresses, directories. */
 export type AgentSettings = Partial<
   Omit<AgentConfigInput, 'site' | 'agent' | 'tls' | 'listen' | 'dataDirectory' | 'access'>
-> & { readonly env?: Readonly<Record<string, string>> };
+> & {
+  readonly env?: Readonly<Record<string, string>>;
+  /** Serve NBD over TCP with TLS too, on `addresses.nbd`. */
+  readonly nbdTcp?: boolean;
+};
 
 /** CN of the certificate that the tests' own API clients show. */
 export const operatorName = 'operator';
@@ -35,7 +39,7 @@ export class AgentHandle {
     private readonly executable: AgentExecutable,
     readonly name: string,
     settings: AgentSettings,
-    readonly addresses: { readonly api: string; readonly stream: string },
+    readonly addresses: { readonly api: string; readonly stream: string; readonly nbd: string },
   ) {
     this.directory = join(home.directory, name);
     this.dataDirectory = join(this.directory, 'data');
@@ -63,7 +67,7 @@ export class AgentHandle {
   /** Writes the configuration file; a running agent sees it at its next start or SIGHUP. */
   configure(settings: AgentSettings): void {
     this.#settings = settings;
-    const { env: _env, ...properties } = settings;
+    const { env: _env, nbdTcp, ...properties } = settings;
     const pki = (file: string): string => join(this.home.pkiDirectory, file);
     const config: AgentConfigInput = {
       site: `site-${this.name}`,
@@ -72,7 +76,10 @@ export class AgentHandle {
       listen: {
         api: this.addresses.api,
         stream: this.addresses.stream,
-        nbd: { socketDirectory: join(this.directory, 'nbd') },
+        nbd: {
+          socketDirectory: join(this.directory, 'nbd'),
+          ...(nbdTcp === true ? { tcp: this.addresses.nbd } : {}),
+        },
       },
       tls: { certificate: pki(`${this.name}.crt`), key: pki(`${this.name}.key`), authority: pki('ca.crt') },
       access: [{ name: operatorName, role: 'operator' }],

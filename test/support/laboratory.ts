@@ -83,10 +83,11 @@ export class Laboratory implements AsyncDisposable {
     this.#executable ??= agentExecutable(this.processes, this.bundleNodeArgs);
     const executable = await this.#executable;
     await issueInto(this.pkiDirectory, name);
-    const [api, stream] = await freePorts(2);
+    const [api, stream, nbd] = await freePorts(3);
     return new AgentHandle(this, executable, name, settings, {
       api: `127.0.0.1:${api}`,
       stream: `127.0.0.1:${stream}`,
+      nbd: `localhost:${nbd}`,
     });
   }
 
