@@ -53,7 +53,8 @@ export class Actions {
   async release(): Promise<void> {
     const { world } = this.cluster;
     for (const view of [...this.views.values()]) {
-      await world.drive(this.checkView(view), 60_000);
+      // A scratch whose fdatasync failed answers EIO until it is opened again.
+      if (this.openOf(view)?.view.failed === false) await world.drive(this.checkView(view), 60_000);
       this.views.delete(view.id);
       await world.drive(view.target.group?.views.close(view.id) ?? Promise.resolve(), 60_000);
     }
@@ -87,6 +88,8 @@ export class Actions {
       () => this.closeView(target),
       () => this.verifyRandom(target),
       () => this.verifyRandom(target),
+      () => this.tag(),
+      () => this.tag(),
       () => this.tag(),
       () => this.pin(target),
     ]);
@@ -225,7 +228,7 @@ export class Actions {
         if (Buffer.compare(seen, known.subarray(at, at + sectorBytes)) === 0) continue;
         const options = loose?.get(at / sectorBytes) ?? [];
         if (!options.some((option) => Buffer.compare(option, seen) === 0)) {
-          const words = [seen, known.subarray(at, at + sectorBytes), ...options].map((sector) => Buffer.from(sector).toString('hex', 0, 8));
+          const words = [seen, known.subarray(at, at + sectorBytes), ...options].map((sector) => Buffer.from(sector).toString('hex').replaceAll(/(.{8})\1+/g, '$1*'));
           throw new Error(
             `view ${view.id} ${name} sector ${at / sectorBytes}: ${words[0]}; its client left ${words[1]} or ${words.slice(2).join(', ')}`,
           );
@@ -257,7 +260,10 @@ export class Actions {
     const streams = this.cluster.sources.length;
     if (group === undefined || streams > 1) return;
     try {
-      group.tag('by hand');
+      for (const { target, mark } of group.tag('by hand')) {
+        const link = group.links.find((candidate) => candidate.target === target);
+        if (mark !== undefined && link !== undefined) this.cluster.checks.tagged(link, mark.id, mark.sequence);
+      }
     } catch (error) {
       if (!isTidemarkError(error, 'illegal-state')) throw error;
     }

@@ -13,11 +13,14 @@ interface Seen {
   readonly atMs: number;
   readonly list: readonly Checkpoint[];
   readonly kept: ReadonlySet<string>;
+  readonly pinned: ReadonlySet<string>;
 }
 
 export class Checks {
   private readonly seen = new Map<string, Seen>();
   private readonly dropped = new Set<string>();
+  private tags: { link: SourceLink; id: string; sequence: number; incarnation: number }[] = [];
+  private readonly tagTimes = new Map<string, number>();
   /** Bits were turned: what is read may be refused from now on. */
   damaged = false;
   private readonly folds = new WeakMap<SourceLink, number>();
@@ -30,6 +33,7 @@ export class Checks {
     const { world } = this.cluster;
     const step = (): void => {
       for (const target of this.cluster.targets) this.watch(target);
+      this.checkTags();
       world.scheduler.after(900, step);
     };
     world.scheduler.after(900, step);
@@ -38,6 +42,33 @@ export class Checks {
   /** Out of space, history was given up: allowed, and told. */
   historyDropped(host: string): void {
     this.dropped.add(host);
+  }
+
+  /** A tag was placed: once its sequence is durable, its target lists it for as long as the policy says. */
+  tagged(link: SourceLink, id: string, sequence: number): void {
+    this.tagTimes.set(id, this.cluster.world.nowMs);
+    this.tags.push({ link, id, sequence, incarnation: link.status.incarnation });
+  }
+
+  private checkTags(): void {
+    this.tags = this.tags.filter(({ link, id, sequence, incarnation }) => {
+      const { status } = link;
+      if (status.incarnation !== incarnation) return false;
+      if (status.sequenceDurable < sequence) return true;
+      const target = this.cluster.targets.find(({ host }) => host.name === link.target);
+      if (target?.group === undefined || target.host.process === undefined) return true;
+      if (!target.group.checkpoints().some((checkpoint) => checkpoint.id === id) && !this.dropped.has(target.host.name)) {
+        const marked = this.cluster.model.markOf(id, this.cluster.sources[0]?.agent ?? '');
+        if (marked !== undefined && this.cluster.world.nowMs - this.taggedMs(id) < 10_000) {
+          this.cluster.broken ??= `${target.host.name}: tagged checkpoint ${id} is durable but not listed`;
+        }
+      }
+      return false;
+    });
+  }
+
+  private taggedMs(id: string): number {
+    return this.tagTimes.get(id) ?? 0;
   }
 
   fence(target: TargetHost): void {
@@ -97,6 +128,7 @@ export class Checks {
     for (const target of cluster.targets) {
       const group = target.group as TargetGroup;
       const list = group.checkpoints();
+      this.checkSyncsClosed(target.host.name, group);
       cluster.counts.barriers += list.filter(({ vector }) => Object.keys(vector).length > 1).length;
       for (const checkpoint of list) await world.drive(this.verify(target, group, checkpoint), 120_000);
       await world.drive(group.context.journal.verify(() => undefined, new AbortController().signal), 120_000);
@@ -104,6 +136,17 @@ export class Checks {
       if (damaged.length > 0) throw new Error(`${target.host.name}: replica chunks ${JSON.stringify(damaged)} do not match`);
     }
     await cluster.actions.final();
+  }
+
+  /** With every link streaming no sync range of a newest incarnation is open. */
+  private checkSyncsClosed(host: string, group: TargetGroup): void {
+    const open = new Map<string, number>();
+    for (const { mark, begin, stream, incarnation } of group.context.journal.syncMarks()) {
+      if (group.context.manifest.state.incarnations.get(stream)?.incarnation !== incarnation) continue;
+      if (begin) open.set(mark.syncId, stream);
+      else open.delete(mark.syncId);
+    }
+    if (open.size > 0) throw new Error(`${host}: sync ranges ${[...open.keys()].join(', ')} were never closed`);
   }
 
   private async lastCheckpoint(target: TargetHost): Promise<void> {
@@ -162,13 +205,19 @@ export class Checks {
     if (limit !== undefined) this.checkFence(host.name, limit, group.context.journal.received);
     const list = group.checkpoints();
     const nowMs = group.context.sourceNowMs();
-    const kept = checkpointsToKeep(list, retentionOf(group.context.settings), nowMs, group.pinned());
+    const policy = retentionOf(group.context.settings);
+    const pinned = group.pinned();
+    const kept = checkpointsToKeep(list, policy, nowMs, new Set());
     const before = this.seen.get(host.name);
     if (before !== undefined && !this.dropped.has(host.name)) {
       const still = new Set(list.map(({ id }) => id));
-      const keptNow = checkpointsToKeep([...before.list], retentionOf(group.context.settings), nowMs, group.pinned());
+      const known = new Set(before.list.map(({ id }) => id));
+      const both = [...before.list, ...list.filter(({ id }) => !known.has(id))];
+      const keptNow = checkpointsToKeep(both, policy, nowMs, new Set());
       for (const checkpoint of before.list) {
-        if (still.has(checkpoint.id) || !before.kept.has(checkpoint.id) || !keptNow.has(checkpoint.id)) continue;
+        const { id } = checkpoint;
+        const byPolicy = before.kept.has(id) && keptNow.has(id);
+        if (still.has(id) || !(byPolicy || (before.pinned.has(id) && pinned.has(id)))) continue;
         // The clock of the source may have jumped between the two looks.
         if (this.aged(checkpoint, nowMs, group)) continue;
         this.cluster.broken ??=
@@ -176,7 +225,7 @@ export class Checks {
           `before ${JSON.stringify(before.list.map(({ id, complete }) => `${id}${complete ? '' : '-'}`))} now ${JSON.stringify(list.map(({ id }) => id))}`;
       }
     }
-    this.seen.set(host.name, { atMs: this.cluster.world.nowMs, list, kept });
+    this.seen.set(host.name, { atMs: this.cluster.world.nowMs, list, kept, pinned });
     const newest = list.at(-1);
     if (newest !== undefined && this.cluster.world.random.chance(0.25)) this.background(this.verify(target, group, newest));
   }

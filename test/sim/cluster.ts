@@ -100,7 +100,7 @@ export class Cluster {
           { untilAgeMs: 35_000, everyMs: 12_000 },
         ],
         namedAgeMs: 15_000,
-        hardLimitBytes: random.chance(0.2) ? 5 * 1024 * KiB : 64 * 1024 * KiB,
+        hardLimitBytes: random.chance(0.2) ? 8 * 1024 * KiB : 64 * 1024 * KiB,
         segmentBytes: (48 + random.int(200)) * KiB,
         upkeepIntervalMs: 500 + random.int(700),
         scratchLimitBytes: 2048 * KiB,

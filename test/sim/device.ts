@@ -16,9 +16,9 @@ export class GuestDisk {
   /** As an agent's process sees it; after its death nothing completes, and what was under way is done or not. */
   attach(process: SimProcess): BlockDevice {
     const { bytes, world } = this;
-    const later = <T>(effect: () => T): Promise<T> =>
+    const later = <T>(effect: () => T, slowMs = 0.2): Promise<T> =>
       new Promise((resolve) => {
-        world.scheduler.after(0.02 + world.random.float() * 0.2, () => {
+        world.scheduler.after(0.02 + world.random.float() * slowMs, () => {
           if (!process.alive && world.random.chance(0.5)) return;
           const result = effect();
           if (process.alive) resolve(result);
@@ -28,7 +28,11 @@ export class GuestDisk {
       sizeBytes: bytes.length,
       readOnly: false,
       minimumBlockBytes: 1,
-      read: (target, offsetBytes) => later(() => target.set(bytes.subarray(offsetBytes, offsetBytes + target.length))),
+      // The bytes are those of one moment of the read, which takes long enough for writes to overtake it.
+      read: async (target, offsetBytes) => {
+        await later(() => target.set(bytes.subarray(offsetBytes, offsetBytes + target.length)), 6);
+        await later(() => undefined, 6);
+      },
       write: (source, offsetBytes) => {
         const copy = source.slice();
         return later(() => bytes.set(copy, offsetBytes));

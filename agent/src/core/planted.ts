@@ -2,27 +2,29 @@
  * Switches for planted bugs: known mistakes that the simulation must catch, or its silence proves nothing. The agent's
  * bundle defines `__TIDEMARK_PLANTED__` as false, so there `isPlanted` is constant false and nothing can be planted.
  */
-export type PlantedBug =
-  | 'ack-before-fdatasync'
-  | 'skip-directory-fsync'
-  | 'promote-past-pin'
-  | 'promote-half-range'
-  | 'delete-before-compaction-switch'
-  | 'bitmap-begun-late'
-  | 'stale-sync-read-wins'
-  | 'reused-sequence'
-  | 'stale-epoch-accepted'
-  | 'stale-incarnation-accepted'
-  | 'scratch-map-before-data'
-  | 'rollback-after-committing'
-  | 'torn-tail-kept'
-  | 'fold-across-tagged'
-  | 'fold-partial-valid'
-  | 'barrier-release-ignored'
-  | 'promotion-watermark-before-fdatasync'
-  | 'checkpoint-while-syncing'
-  | 'failed-fsync-ignored'
-  | 'sync-range-end-missing';
+export const plantedBugs = [
+  'ack-before-fdatasync',
+  'skip-directory-fsync',
+  'promote-past-pin',
+  'promote-half-range',
+  'delete-before-compaction-switch',
+  'bitmap-begun-late',
+  'stale-sync-read-wins',
+  'reused-sequence',
+  'stale-epoch-accepted',
+  'stale-incarnation-accepted',
+  'scratch-map-before-data',
+  'rollback-after-committing',
+  'torn-tail-kept',
+  'fold-across-tagged',
+  'fold-partial-valid',
+  'barrier-release-ignored',
+  'promotion-watermark-before-fdatasync',
+  'checkpoint-while-syncing',
+  'failed-fsync-ignored',
+  'sync-range-end-missing',
+] as const;
+export type PlantedBug = (typeof plantedBugs)[number];
 
 declare const __TIDEMARK_PLANTED__: boolean | undefined;
 

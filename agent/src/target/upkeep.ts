@@ -109,7 +109,7 @@ export class Upkeep {
       keep: new Set([...keep, ...context.pinned()]),
       through: through.vector,
       segmentCountMax: compactionSegmentsMax,
-      publish: (marksRemoved, publish) => this.publish(marksRemoved, publish),
+      publish: (marksRemoved, publish) => this.publish(marksRemoved, publish, () => this.keep(0)),
     });
     if (done === undefined) return;
     this.counters.compactions++;
@@ -123,14 +123,39 @@ export class Upkeep {
     });
   }
 
-  /** Under the lock, so that a view or a pin that came while the new segments were written is seen. */
-  private publish(marksRemoved: readonly string[], publish: () => Promise<void>): Promise<boolean> {
+  /** Under the lock, so that a pin that came while the new segments were written, and what time changed, is seen. */
+  private publish(
+    marksRemoved: readonly string[],
+    publish: () => Promise<void>,
+    keepNow: () => ReadonlySet<string>,
+  ): Promise<boolean> {
     return this.context.lock.run(async () => {
       const pinned = this.context.pinned();
-      if (marksRemoved.some((id) => pinned.has(id))) return false;
+      const keep = keepNow();
+      if (marksRemoved.some((id) => pinned.has(id) || keep.has(id))) return false;
       await publish();
       return true;
     });
+  }
+
+  /**
+   * Still over the limit with nothing left to give up: what lies behind the newest complete checkpoint (repeated syncs
+   * over a bad link) is folded, so that the next complete one can come.
+   */
+  private async foldUnlisted(limitBytes: number): Promise<void> {
+    const { context } = this;
+    const keep = new Set(context.checkpoints().filter(({ complete }) => complete).map(({ id }) => id));
+    while (context.journal.usage.bytes > limitBytes) {
+      const done = await context.journal.compact({
+        keep: new Set([...keep, ...context.pinned()]),
+        through: context.journal.durable,
+        segmentCountMax: compactionSegmentsMax,
+        publish: (marksRemoved, publish) => this.publish(marksRemoved, publish, () => keep),
+      });
+      if (done === undefined) return;
+      this.counters.compactions++;
+      this.counters.compactedBytes += done.bytesBefore - done.bytesAfter;
+    }
   }
 
   /** Over the limit: gives up the oldest unpinned history, an eighth of it at a time, then pauses ingest. */
@@ -145,6 +170,7 @@ export class Upkeep {
       context.events.emit('history-dropped', { group: context.name, reason: 'journal.hardLimitBytes', kept: keep.size });
       moved = await this.promote(keep);
     }
+    await this.foldUnlisted(limitBytes);
     const limited = context.journal.usage.bytes > limitBytes;
     if (limited !== this.limited)
       context.events.emit(limited ? 'journal-full' : 'journal-has-room', {

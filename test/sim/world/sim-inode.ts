@@ -120,7 +120,7 @@ export class SimInode {
     else this.#durable.truncate(change.truncateBytes);
   }
 
-  /** Keeps each sector with `keepChance`; one in sixteen of the kept ones is cut inside. */
+  /** Keeps each sector, whole, with `keepChance`. */
   #applyTorn(change: Change, random: SimRandom, keepChance: number): void {
     if (!('bytes' in change)) {
       if (random.chance(keepChance)) this.#apply(change);
@@ -130,10 +130,7 @@ export class SimInode {
     let start = 0;
     while (start < bytes.length) {
       const end = Math.min(bytes.length, start + sectorBytes - ((positionBytes + start) % sectorBytes));
-      if (random.chance(keepChance)) {
-        const kept = random.chance(1 / 16) ? start + random.int(end - start) : end;
-        this.#durable.write(bytes.subarray(start, kept), positionBytes + start);
-      }
+      if (random.chance(keepChance)) this.#durable.write(bytes.subarray(start, end), positionBytes + start);
       start = end;
     }
   }
