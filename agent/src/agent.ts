@@ -91,7 +91,12 @@ class Agent {
     this.dialer = new TlsDialer(credentials(tls));
     this.throttle = new Throttle(nodeClock, throttleSchedule(config.throttle));
     this.keys = new KeyFiles(storage, dataDirectory);
-    this.catalogue = new CatalogueSync(() => new WorkerCatalogue(`${dataDirectory}/catalogue.db`), this.boot);
+    const catalogueFile = `${dataDirectory}/catalogue.db`;
+    this.catalogue = new CatalogueSync(
+      () => new WorkerCatalogue(catalogueFile),
+      () => storage.exists(catalogueFile),
+      this.boot,
+    );
     this.targets = new TargetSide({
       ...shared,
       exports: this.exports,

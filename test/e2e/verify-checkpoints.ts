@@ -20,12 +20,16 @@ export async function listCheckpoints(client: AgentClient, group: string): Promi
   return all;
 }
 
-/** What is wrong with the checkpoint; undefined: nothing. Incomplete ones are checked on the disks they have. */
+/**
+ * What is wrong with the checkpoint; undefined: nothing. Incomplete ones are checked on the disks they have. `marks` false:
+ * with several source agents there is no one moment of the mark.
+ */
 export async function checkCheckpoint(
   client: AgentClient,
   group: string,
   checkpoint: Pick<Checkpoint, 'id' | 'sourceTimeMs'>,
   disks: readonly StampedDisk[],
+  { marks = true } = {},
 ): Promise<string | undefined> {
   const id = `verify-${++lastView}`;
   const view = await client.openView(group, {
@@ -39,7 +43,7 @@ export async function checkCheckpoint(
       const disk = disks.find((candidate) => candidate.name === name);
       if (disk !== undefined) images.set(disk, await readDisk(uri, disk.sizeBytes));
     }
-    return checkImages(`checkpoint ${checkpoint.id}`, images, checkpoint.sourceTimeMs * 1000);
+    return checkImages(`checkpoint ${checkpoint.id}`, images, marks ? checkpoint.sourceTimeMs * 1000 : undefined);
   } finally {
     await client.closeView(group, id, { force: true });
   }

@@ -21,6 +21,8 @@ export interface PairOptions {
   readonly group?: string;
   readonly checkpointIntervalSeconds?: number;
   readonly history?: Partial<TargetGroupConfig['history']>;
+  /** Of the target group: journal, replica and scratch encrypted at rest. */
+  readonly encryptionKeyFile?: string;
   readonly sourceSettings?: AgentSettings;
   readonly targetSettings?: AgentSettings;
   /** Replicate through a proxy that can be shaped and cut. Default false. */
@@ -62,6 +64,7 @@ export async function startPair(lab: Laboratory, options: PairOptions): Promise<
         disks: options.disks.map(({ name, sizeBytes }) => ({ name, sizeBytes, stream: sourceName })),
         checkpointIntervalSeconds,
         ...(options.history === undefined ? {} : { history: options.history }),
+        ...(options.encryptionKeyFile === undefined ? {} : { encryptionKeyFile: options.encryptionKeyFile }),
       },
     ],
   });

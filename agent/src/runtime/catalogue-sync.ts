@@ -22,9 +22,10 @@ export class CatalogueSync {
   private readonly lock = new Mutex();
   private catalogue: Catalogue;
 
-  /** `boot`: random for each start of the agent. */
+  /** `exists`: the file has its name still. `boot`: random for each start of the agent. */
   constructor(
     private readonly open: () => Catalogue,
+    private readonly exists: () => Promise<boolean>,
     private readonly boot: string,
   ) {
     this.catalogue = open();
@@ -66,14 +67,20 @@ export class CatalogueSync {
       return await work();
     } catch (error) {
       if (!isTidemarkError(error, 'storage-io')) throw error;
-      await this.catalogue.close();
-      this.synced.clear();
-      this.catalogue = this.open();
+      await this.reopen();
       return work();
     }
   }
 
+  private async reopen(): Promise<void> {
+    await this.catalogue.close();
+    this.synced.clear();
+    this.catalogue = this.open();
+  }
+
   private async bring(group: TargetGroup): Promise<void> {
+    // Deleted under the running agent: what is written to it now would be gone at the next start.
+    if (!(await this.exists())) await this.reopen();
     const known = this.synced.get(group.name);
     const now = stateOf(group);
     if (known !== undefined && (await this.apply(group, known, now))) return;

@@ -145,7 +145,7 @@ async function exportDisks(group: TargetGroup, host: PlanHost, step: StepContext
     let before = 0;
     for (const [name, { sizeBytes }] of chosen) {
       const file = `${directory}/${name}.${format}`;
-      const done = (share: number): void => step.progress(before + share * sizeBytes, totalBytes);
+      const done = (share: number): void => step.progress(before + Math.round(share * sizeBytes), totalBytes);
       await convertDisk({
         uri: host.diskUri(view.record.id, name),
         file,
