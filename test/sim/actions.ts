@@ -117,7 +117,12 @@ export class Actions {
     const checkpoint = world.random.pick(list);
     const id = `drill-${++this.serial}`;
     const { process } = target.host;
-    const open = await group.views.open({ id, at: { by: 'id', checkpoint: checkpoint.id }, purpose: 'drill', scratchLimitBytes: 512 * 1024 });
+    const open = await group.views.open({
+      id,
+      at: { by: 'id', checkpoint: checkpoint.id },
+      purpose: 'drill',
+      scratchLimitBytes: 512 * 1024,
+    });
     if (process?.alive !== true) return;
     counts.pinnedViews++;
     this.cluster.note(`view ${id} opened at ${checkpoint.id} ${JSON.stringify(checkpoint.vector)}`);
@@ -125,13 +130,25 @@ export class Actions {
     if (process.alive) this.remember(target, group, open, images);
   }
 
-  private remember(target: TargetHost, group: TargetGroup, open: OpenView, images: ReadonlyMap<number, Uint8Array>): ViewModel {
+  private remember(
+    target: TargetHost,
+    group: TargetGroup,
+    open: OpenView,
+    images: ReadonlyMap<number, Uint8Array>,
+  ): ViewModel {
     const bytes = new Map<string, Uint8Array>();
     for (const disk of group.context.manifest.state.disks.values()) {
       const image = images.get(disk.index);
       if (image !== undefined) bytes.set(disk.name, image.slice());
     }
-    const view: ViewModel = { target, id: open.record.id, bytes, loose: new Map(), user: undefined, process: target.host.process };
+    const view: ViewModel = {
+      target,
+      id: open.record.id,
+      bytes,
+      loose: new Map(),
+      user: undefined,
+      process: target.host.process,
+    };
     this.views.set(view.id, view);
     return view;
   }
@@ -228,7 +245,11 @@ export class Actions {
         if (Buffer.compare(seen, known.subarray(at, at + sectorBytes)) === 0) continue;
         const options = loose?.get(at / sectorBytes) ?? [];
         if (!options.some((option) => Buffer.compare(option, seen) === 0)) {
-          const words = [seen, known.subarray(at, at + sectorBytes), ...options].map((sector) => Buffer.from(sector).toString('hex').replaceAll(/(.{8})\1+/g, '$1*'));
+          const words = [seen, known.subarray(at, at + sectorBytes), ...options].map((sector) =>
+            Buffer.from(sector)
+              .toString('hex')
+              .replaceAll(/(.{8})\1+/g, '$1*'),
+          );
           throw new Error(
             `view ${view.id} ${name} sector ${at / sectorBytes}: ${words[0]}; its client left ${words[1]} or ${words.slice(2).join(', ')}`,
           );
@@ -239,7 +260,9 @@ export class Actions {
   }
 
   private async closeView(target: TargetHost): Promise<void> {
-    const view = [...this.views.values()].find((candidate) => candidate.target === target && candidate.id.startsWith('drill'));
+    const view = [...this.views.values()].find(
+      (candidate) => candidate.target === target && candidate.id.startsWith('drill'),
+    );
     const { group } = target;
     if (view === undefined || group === undefined || view.user === target.host.process) return;
     await this.exclusively(view, () => this.checkView(view));
@@ -286,7 +309,13 @@ export class Actions {
       const now = group.checkpoints();
       const checkpoint = now[random.int(now.length)];
       if (checkpoint === undefined) return;
-      await group.context.manifest.append({ type: 'pin', id: `sim-${++this.serial}`, checkpoint: checkpoint.id, reason: 'simulation', removed: false });
+      await group.context.manifest.append({
+        type: 'pin',
+        id: `sim-${++this.serial}`,
+        checkpoint: checkpoint.id,
+        reason: 'simulation',
+        removed: false,
+      });
     });
   }
 
@@ -304,7 +333,12 @@ export class Actions {
       if (step === 'failover') {
         if (group.checkpoints().every(({ complete }) => !complete)) return this.stopped;
         const at = { by: 'latest' } as const;
-        await group.operations.run({ id, kind: 'failover', arguments: { at, sourceMayBeAlive: true }, drivenBy: 'simulation' });
+        await group.operations.run({
+          id,
+          kind: 'failover',
+          arguments: { at, sourceMayBeAlive: true },
+          drivenBy: 'simulation',
+        });
         checks.fence(target);
         counts.failovers++;
         const open = group.views.get(`production-${id}`);
@@ -404,13 +438,23 @@ export class Actions {
     const { group } = target;
     if (group === undefined) return;
     const { context } = group;
-    await group.operations.run({ id: 'last-failover', kind: 'failover', arguments: { at: { by: 'latest' }, sourceMayBeAlive: true }, drivenBy: 'simulation' });
+    await group.operations.run({
+      id: 'last-failover',
+      kind: 'failover',
+      arguments: { at: { by: 'latest' }, sourceMayBeAlive: true },
+      drivenBy: 'simulation',
+    });
     this.cluster.counts.failovers++;
     const open = group.views.get('production-last-failover');
     const view = this.remember(target, group, open, await imagesOf(group, open.checkpoint));
     for (let count = 0; count < 5; count++) await this.writeView(view);
     await this.checkView(view);
-    const done = await group.operations.run({ id: 'last-commit', kind: 'commit', arguments: {}, drivenBy: 'simulation' });
+    const done = await group.operations.run({
+      id: 'last-commit',
+      kind: 'commit',
+      arguments: {},
+      drivenBy: 'simulation',
+    });
     this.cluster.counts.commits++;
     await this.rollbackIsRefused(group);
     for (const path of done.result?.['files'] as string[]) {
@@ -419,7 +463,8 @@ export class Actions {
       const bytes = new Uint8Array(await file.sizeBytes());
       await file.read(bytes, 0);
       await file.close();
-      if (Buffer.compare(bytes, view.bytes.get(name) as Uint8Array) !== 0) throw new Error(`committed ${name} differs from its view`);
+      if (Buffer.compare(bytes, view.bytes.get(name) as Uint8Array) !== 0)
+        throw new Error(`committed ${name} differs from its view`);
     }
     this.views.delete(view.id);
   }
@@ -429,7 +474,8 @@ export class Actions {
       await group.operations.run({ id: 'too-late', kind: 'rollback', arguments: {}, drivenBy: 'simulation' });
     } catch (error) {
       if (isTidemarkError(error, 'illegal-state')) return;
-      if (isTidemarkError(error, 'view-unknown')) throw new Error('rollback after commit got as far as looking for its view');
+      if (isTidemarkError(error, 'view-unknown'))
+        throw new Error('rollback after commit got as far as looking for its view');
       throw error;
     }
     throw new Error('rollback was accepted after committing');
@@ -448,7 +494,10 @@ export class Actions {
     for (let count = 0; count < flips; count++) host.disk.flipRandomBit((path) => !path.includes('/views/'));
     counts.bitFlips += flips;
     void target.start();
-    await world.run({ until: () => target.group !== undefined || target.openError !== undefined, untilMs: world.nowMs + 60_000 });
+    await world.run({
+      until: () => target.group !== undefined || target.openError !== undefined,
+      untilMs: world.nowMs + 60_000,
+    });
     if (target.openError !== undefined) {
       if (!isTidemarkError(target.openError) || !damage.has(target.openError.code)) throw target.openError;
       return;
@@ -483,7 +532,14 @@ const excused: ReadonlySet<string> = new Set([
   'shutting-down',
 ]);
 
-const damage: ReadonlySet<string> = new Set(['journal-corrupt', 'replica-mismatch', 'format-version', 'encryption-key', 'scratch-corrupt', 'protocol-error']);
+const damage: ReadonlySet<string> = new Set([
+  'journal-corrupt',
+  'replica-mismatch',
+  'format-version',
+  'encryption-key',
+  'scratch-corrupt',
+  'protocol-error',
+]);
 
 function heapPayload(bytes: Uint8Array): Payload {
   return { bytes, retain: () => undefined, release: () => undefined };

@@ -57,7 +57,10 @@ export class Checks {
       if (status.sequenceDurable < sequence) return true;
       const target = this.cluster.targets.find(({ host }) => host.name === link.target);
       if (target?.group === undefined || target.host.process === undefined) return true;
-      if (!target.group.checkpoints().some((checkpoint) => checkpoint.id === id) && !this.dropped.has(target.host.name)) {
+      if (
+        !target.group.checkpoints().some((checkpoint) => checkpoint.id === id) &&
+        !this.dropped.has(target.host.name)
+      ) {
         const marked = this.cluster.model.markOf(id, this.cluster.sources[0]?.agent ?? '');
         if (marked !== undefined && this.cluster.world.nowMs - this.taggedMs(id) < 10_000) {
           this.cluster.broken ??= `${target.host.name}: tagged checkpoint ${id} is durable but not listed`;
@@ -103,7 +106,8 @@ export class Checks {
       if (bytes !== undefined) byName.set(disk.name, { bytes, agent });
     }
     const wrong = this.cluster.model.check(checkpoint.id, byName);
-    if (wrong !== undefined) throw new Error(`${target.host.name} at ${this.cluster.world.nowMs.toFixed(1)} ms: ${wrong}`);
+    if (wrong !== undefined)
+      throw new Error(`${target.host.name} at ${this.cluster.world.nowMs.toFixed(1)} ms: ${wrong}`);
     this.cluster.counts.checkpointsVerified++;
     return true;
   }
@@ -113,13 +117,19 @@ export class Checks {
     const { cluster } = this;
     const { world } = cluster;
     for (const target of cluster.targets) {
-      await this.until(`${target.host.name} opens`, () => target.group !== undefined || target.openError !== undefined, 60_000);
+      await this.until(
+        `${target.host.name} opens`,
+        () => target.group !== undefined || target.openError !== undefined,
+        60_000,
+      );
       if (target.openError !== undefined) throw target.openError;
     }
     await cluster.actions.release();
     const streaming = (): boolean =>
       cluster.sources.every((source) =>
-        (source.group?.status.links ?? []).every((link) => link.state === 'streaming' && link.syncs.length === 0 && link.unsentBytes === 0),
+        (source.group?.status.links ?? []).every(
+          (link) => link.state === 'streaming' && link.syncs.length === 0 && link.unsentBytes === 0,
+        ),
       );
     for (const source of cluster.sources) source.running = false;
     await this.until('every link streams', streaming, 180_000);
@@ -131,9 +141,16 @@ export class Checks {
       this.checkSyncsClosed(target.host.name, group);
       cluster.counts.barriers += list.filter(({ vector }) => Object.keys(vector).length > 1).length;
       for (const checkpoint of list) await world.drive(this.verify(target, group, checkpoint), 120_000);
-      await world.drive(group.context.journal.verify(() => undefined, new AbortController().signal), 120_000);
-      const damaged = await world.drive(group.context.replicas.verify(() => undefined, new AbortController().signal), 120_000);
-      if (damaged.length > 0) throw new Error(`${target.host.name}: replica chunks ${JSON.stringify(damaged)} do not match`);
+      await world.drive(
+        group.context.journal.verify(() => undefined, new AbortController().signal),
+        120_000,
+      );
+      const damaged = await world.drive(
+        group.context.replicas.verify(() => undefined, new AbortController().signal),
+        120_000,
+      );
+      if (damaged.length > 0)
+        throw new Error(`${target.host.name}: replica chunks ${JSON.stringify(damaged)} do not match`);
     }
     await cluster.actions.final();
   }
@@ -179,7 +196,10 @@ export class Checks {
 
   private async until(what: string, condition: () => boolean, timeoutMs: number): Promise<void> {
     const { world } = this.cluster;
-    const end = await world.run({ until: () => condition() || this.cluster.broken !== undefined, untilMs: world.nowMs + timeoutMs });
+    const end = await world.run({
+      until: () => condition() || this.cluster.broken !== undefined,
+      untilMs: world.nowMs + timeoutMs,
+    });
     this.cluster.raise();
     if (end === 'until') return;
     const links = this.cluster.sources.map((source) => source.group?.status.links);
@@ -191,7 +211,9 @@ export class Checks {
       checkpoints: group?.checkpoints().map(({ id, complete }) => `${id}${complete ? '' : '-'}`),
       pinned: group === undefined ? [] : [...group.pinned()],
     }));
-    throw new Error(`never within ${timeoutMs} ms: ${what}; ${JSON.stringify(journals)}; links ${JSON.stringify(links)}`);
+    throw new Error(
+      `never within ${timeoutMs} ms: ${what}; ${JSON.stringify(journals)}; links ${JSON.stringify(links)}`,
+    );
   }
 
   private watch(target: TargetHost): void {
@@ -227,7 +249,8 @@ export class Checks {
     }
     this.seen.set(host.name, { atMs: this.cluster.world.nowMs, list, kept, pinned });
     const newest = list.at(-1);
-    if (newest !== undefined && this.cluster.world.random.chance(0.25)) this.background(this.verify(target, group, newest));
+    if (newest !== undefined && this.cluster.world.random.chance(0.25))
+      this.background(this.verify(target, group, newest));
   }
 
   private countFolds(): void {

@@ -81,17 +81,22 @@ export class Cluster {
       inFlightBytes: 64 * KiB,
       foldBytes: bufferBytes / 3,
       syncQueueBytes: 64 * KiB,
+      foldPartBytes: 12 * KiB,
       widenAfterMs: 1500,
       keepAliveMs: 1000,
       backoffMsMin: 100,
       backoffMsMax: 2000,
     };
-    const specs = streams.map((stream, index) => this.diskSpecs(stream, streams.length === 1 ? 3 + random.int(2) : 2 - (index % 2)));
+    const specs = streams.map((stream, index) =>
+      this.diskSpecs(stream, streams.length === 1 ? 3 + random.int(2) : 2 - (index % 2)),
+    );
     if (streams.length > 1) specs[1]?.push(...this.diskSpecs('b2', 1));
     const declaration: GroupDeclaration = {
       name: this.groupName,
       streams,
-      disks: specs.flatMap((disks, index) => disks.map(({ name, sizeBytes }) => ({ name, sizeBytes, stream: streams[index]! }))),
+      disks: specs.flatMap((disks, index) =>
+        disks.map(({ name, sizeBytes }) => ({ name, sizeBytes, stream: streams[index]! })),
+      ),
       settings: {
         checkpointIntervalMs: 1000,
         tiers: [
@@ -121,7 +126,17 @@ export class Cluster {
 
   makeSource(host: string, agent: string, specs: readonly SimDiskSpec[], targets: readonly string[]): SourceHost {
     const events = (name: string, process: SimProcess): EventSink => this.sink(name, process);
-    return new SourceHost(this.world, this.world.addHost(host), this.groupName, agent, specs, targets, this.model, events, this.bounds);
+    return new SourceHost(
+      this.world,
+      this.world.addHost(host),
+      this.groupName,
+      agent,
+      specs,
+      targets,
+      this.model,
+      events,
+      this.bounds,
+    );
   }
 
   note(text: string): void {
@@ -141,7 +156,10 @@ export class Cluster {
     this.actions.start();
     const enough = (): boolean =>
       this.broken !== undefined ||
-      (world.nowMs >= lifeMsMin && this.writes() >= writesWanted && this.faults.count >= faultsWanted && this.actions.satisfied) ||
+      (world.nowMs >= lifeMsMin &&
+        this.writes() >= writesWanted &&
+        this.faults.count >= faultsWanted &&
+        this.actions.satisfied) ||
       world.nowMs >= lifeMsMax;
     await world.run({ until: enough });
     this.raise();
@@ -163,7 +181,14 @@ export class Cluster {
   result(failure: string | undefined): SeedResult {
     this.counts.writes = this.writes();
     this.counts.faults = this.faults.count;
-    return { seed: this.seed, failure, fingerprint: this.world.scheduler.fingerprint, counts: this.counts, virtualMs: this.world.nowMs, log: this.log };
+    return {
+      seed: this.seed,
+      failure,
+      fingerprint: this.world.scheduler.fingerprint,
+      counts: this.counts,
+      virtualMs: this.world.nowMs,
+      log: this.log,
+    };
   }
 
   private writes(): number {
@@ -207,4 +232,3 @@ export class Cluster {
     else if (code === 'durable-regression') this.broken ??= `${host}: durable-regression ${JSON.stringify(fields)}`;
   }
 }
-

@@ -58,6 +58,8 @@ export class Faults {
       () => this.crashSource(source, random.pick(['kill', 'power'] as const)),
       () => this.crashAfterIo(target),
       () => this.crashAfterIo(target),
+      () => this.crashInWrite(target),
+      () => this.crashInWrite(target),
       () => this.cutConnection(),
       () => this.cutConnection(),
       () => this.partition(source, target),
@@ -108,13 +110,34 @@ export class Faults {
     target.host.crashAfterIo(1 + random.int(60), kind);
   }
 
+  /** Power goes between a write of something that matters and its fdatasync. */
+  crashInWrite(target: TargetHost): void {
+    const { random } = this.cluster.world;
+    const { host } = target;
+    if (host.process === undefined) return;
+    const part = random.pick(['/segments/', '/segments/', '/views/', '/views/', '/replica/', '/manifest']);
+    this.cluster.note(`fault: power ${host.name} after a write of ${part}`);
+    let left = 1 + random.int(3);
+    host.onDeath = () => {
+      host.onDeath = undefined;
+      target.group = undefined;
+      this.restartTarget(target);
+    };
+    host.disk.onIo = (kind, path) => {
+      if (kind !== 'write' || !path.includes(part) || --left > 0) return;
+      host.disk.onIo = undefined;
+      host.powerCut();
+    };
+  }
+
   private cutConnection(): void {
     const { world } = this.cluster;
     const pairs = world.network.pairs();
     if (pairs.length === 0) return;
     const pair = world.random.pick(pairs);
     this.cluster.note(`fault: cut ${pair.dialerHost}-${pair.listenerHost}`);
-    if (world.random.chance(0.3)) world.network.cut(pair, { silentHost: world.random.pick([pair.dialerHost, pair.listenerHost]), silentMs: 8000 });
+    if (world.random.chance(0.3))
+      world.network.cut(pair, { silentHost: world.random.pick([pair.dialerHost, pair.listenerHost]), silentMs: 8000 });
     else world.network.cut(pair);
   }
 

@@ -25,7 +25,15 @@ const { values } = parseArgs({
 });
 
 /** A batch of ten seeds must show each of these at least once, or the seeds do not try what they claim to. */
-const required: readonly CounterName[] = ['promotions', 'compactions', 'pinnedViews', 'syncs', 'folds', 'failovers', 'rollbacks'];
+const required: readonly CounterName[] = [
+  'promotions',
+  'compactions',
+  'pinnedViews',
+  'syncs',
+  'folds',
+  'failovers',
+  'rollbacks',
+];
 const batchSeeds = 10;
 
 type Report = Omit<SeedResult, 'log'>;
@@ -66,7 +74,9 @@ async function runInProcesses(
         next();
       });
       child.on('error', reject);
-      child.on('exit', (code) => (code === 0 ? resolve() : reject(new Error(`a simulation process ended with ${code}`))));
+      child.on('exit', (code) =>
+        code === 0 ? resolve() : reject(new Error(`a simulation process ended with ${code}`)),
+      );
       next();
     });
   await Promise.all(Array.from({ length: Math.min(availableParallelism(), seeds.length) }, worker));
@@ -80,8 +90,10 @@ async function runSeeds(first: number, count: number): Promise<boolean> {
     values.plant as PlantedBug | undefined,
     (report) => {
       reports.set(report.seed, report);
-      if (report.failure !== undefined) console.log(`seed ${report.seed} FAILED (make sim SEED=${report.seed}): ${report.failure}`);
-      if (reports.size % 100 === 0) console.log(`${reports.size} of ${count} seeds, ${((performance.now() - startedMs) / 1000).toFixed(0)} s`);
+      if (report.failure !== undefined)
+        console.log(`seed ${report.seed} FAILED (make sim SEED=${report.seed}): ${report.failure}`);
+      if (reports.size % 100 === 0)
+        console.log(`${reports.size} of ${count} seeds, ${((performance.now() - startedMs) / 1000).toFixed(0)} s`);
       return false;
     },
   );
@@ -95,7 +107,9 @@ async function runSeeds(first: number, count: number): Promise<boolean> {
       failed++;
     }
   }
-  console.log(counterNames.map((name) => `${name} ${all.reduce((sum, report) => sum + report.counts[name], 0)}`).join(', '));
+  console.log(
+    counterNames.map((name) => `${name} ${all.reduce((sum, report) => sum + report.counts[name], 0)}`).join(', '),
+  );
   console.log(`sim: ${all.length - Math.min(failed, all.length)} passed, ${failed} failed`);
   return failed === 0 && all.length === count;
 }
@@ -116,7 +130,10 @@ async function runPlanted(seedCountMax: number): Promise<boolean> {
       },
     );
     if (by !== undefined) caught++;
-    const how = by === undefined ? `NOT CAUGHT in ${tried} seeds` : `caught by seed ${by.seed}: ${by.failure?.split('\n')[0]?.slice(0, 110)}`;
+    const how =
+      by === undefined
+        ? `NOT CAUGHT in ${tried} seeds`
+        : `caught by seed ${by.seed}: ${by.failure?.split('\n')[0]?.slice(0, 110)}`;
     console.log(`planted ${bug}: ${how}`);
   }
   console.log(`planted: ${caught} passed, ${plantedBugs.length - caught} failed`);

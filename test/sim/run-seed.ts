@@ -17,4 +17,3 @@ export async function runSeed(seed: number): Promise<SeedResult> {
   }
   return cluster.result(undefined);
 }
-

@@ -216,7 +216,9 @@ export class SourceHost {
       const { bytes } = this.disks[pending.disk]!;
       const at = pending.first * sectorBytes;
       const word = new DataView(bytes.buffer).getUint32(at, true);
-      const happened = pending.zero ? bytes.subarray(at, at + pending.count * sectorBytes).every((byte) => byte === 0) : word === pending.id;
+      const happened = pending.zero
+        ? bytes.subarray(at, at + pending.count * sectorBytes).every((byte) => byte === 0)
+        : word === pending.id;
       if (happened) this.end(pending);
       else {
         this.pending.delete(pending);

@@ -7,7 +7,7 @@ import { CompressionPolicy } from '../../agent/src/link/compression.js';
 import { Coverage } from '../../agent/src/link/coverage.js';
 import { DirtyMap, dirtyChunkBytes } from '../../agent/src/link/dirty-map.js';
 import { BlockEncoder } from '../../agent/src/link/encoder.js';
-import { foldRun, partBodyBytes } from '../../agent/src/link/fold.js';
+import { foldRun } from '../../agent/src/link/fold.js';
 import { ReadGuard } from '../../agent/src/link/read-guard.js';
 import { RecordQueue } from '../../agent/src/link/record-queue.js';
 import { Spool } from '../../agent/src/link/spool.js';
@@ -37,6 +37,8 @@ const op: fc.Arbitrary<Op> = fc.record({
 function spoolOf(storage: ConstructorParameters<typeof Spool>[0]['storage'], capacityBytes: number): Spool {
   return new Spool({ storage, directory: '/spool', capacityBytes, fileBytes: 1024 * 1024 });
 }
+
+const partBodyBytes = 1024 * 1024;
 
 describe('folding', () => {
   test('leaves the bytes of the run, from memory and from the spool', async () => {
@@ -78,7 +80,14 @@ describe('folding', () => {
               : { at: 'spool', extents: [await world.drive(spool.append(block))] },
           );
         }
-        const folding = foldRun(queue.items, { spool, encoder, place: () => 'memory', shareMax: 1, yieldNow });
+        const folding = foldRun(queue.items, {
+          spool,
+          encoder,
+          place: () => 'memory',
+          shareMax: 1,
+          partBodyBytes,
+          yieldNow,
+        });
         const result = await world.drive(folding);
         if (typeof result === 'string') throw new Error(result);
         const state = [new Uint8Array(size), new Uint8Array(size)];

@@ -81,7 +81,12 @@ async function run(seed: number): Promise<{ compactions: number; drops: number; 
         if (through) {
           const old = await journal.cut(at(through.sequence));
           for (const mark of marks) if (mark.sequence > through.sequence) kept.add(mark.id);
-          const done = await journal.compact({ keep: kept, through: at(through.sequence), segmentCountMax: 6, publish: (_removed, publish) => publish().then(() => true) });
+          const done = await journal.compact({
+            keep: kept,
+            through: at(through.sequence),
+            segmentCountMax: 6,
+            publish: (_removed, publish) => publish().then(() => true),
+          });
           if (done) counts.compactions++;
           for (const id of done?.marksRemoved ?? []) expect(kept.has(id)).toBe(false);
           const found = await readCut(old, 1, base.get(1)!, random);

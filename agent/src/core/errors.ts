@@ -36,7 +36,10 @@ export const errorTable = {
   'view-unknown': { retry: false, hint: 'List the open views with `tidemark view list`.' },
   'view-busy': { retry: true, hint: 'Disconnect the clients of the view first.' },
   'scratch-full': { retry: true, hint: 'Raise the scratch limit of the view or close it.' },
-  'scratch-corrupt': { retry: false, hint: 'The private data of the view is damaged; open a new view of the checkpoint.' },
+  'scratch-corrupt': {
+    retry: false,
+    hint: 'The private data of the view is damaged; open a new view of the checkpoint.',
+  },
   'encryption-key': { retry: false, hint: 'The journal is encrypted; give the key it was written with.' },
   'format-version': { retry: false, hint: 'Written by a newer Tidemark; upgrade this agent.' },
   // control

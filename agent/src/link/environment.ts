@@ -30,6 +30,8 @@ export interface LinkBounds {
   readonly inFlightBytes: number;
   /** Unsent bytes above which chunks are folded before they are sent. Default bufferBytes / 2. */
   readonly foldBytes: number;
+  /** Raw body of one part of a folded range. Default and maximum 1 MiB. */
+  readonly foldPartBytes: number;
   /** A backlog that takes longer than this to send widens the checkpoint interval. Default 10 s. */
   readonly widenAfterMs: number;
   /** A sync reads ahead until so many bytes are unsent. Default bufferBytes / 4, at most 16 MiB. */
@@ -77,6 +79,7 @@ export function linkBounds(given: Partial<LinkBounds> = {}): LinkBounds {
     spoolFileBytes: Math.min(64 * MiB, Math.ceil(spoolBytes / 4)),
     inFlightBytes: Math.min(32 * MiB, bufferBytes / 4),
     foldBytes: bufferBytes / 2,
+    foldPartBytes: MiB,
     widenAfterMs: 10_000,
     syncQueueBytes: Math.min(16 * MiB, bufferBytes / 4),
     lingerMs: 5,

@@ -3,7 +3,7 @@
  * newer record overwrites travels no more (design rule 5).
  *
  * Two passes, so that memory holds only tables: newest to oldest over the records, keeping the pieces that nothing newer
- * covers; then oldest to newest over the bodies that still matter, cut into parts of at most `partBodyBytes`.
+ * covers; then oldest to newest over the bodies that still matter, cut into parts of about `partBodyBytes`.
  * Crash marks within the run disappear, its last record, when a mark, stays.
  */
 import { decodeBlock, decodeHeader, decodeTable, recordCountMax } from '../block/block.js';
@@ -14,9 +14,6 @@ import type { BlockEncoder } from './encoder.js';
 import type { EncodedBlock } from './encoded-block.js';
 import type { QueueItem, RawRecord } from './queue-item.js';
 import type { Spool, SpoolExtent } from './spool.js';
-
-/** Largest raw body of a part. */
-export const partBodyBytes = 1024 * 1024;
 
 /** A record whose bytes are read only when something of it is left. */
 interface Entry {
@@ -49,6 +46,8 @@ export interface FoldContext {
   readonly yieldNow: () => Promise<void>;
   /** Where a result of so many bytes goes; undefined: there is no room for it now. */
   readonly place: (bytes: number) => 'memory' | 'spool' | undefined;
+  /** Raw body of one part, at most 1 MiB; a longer record has a part of its own. */
+  readonly partBodyBytes: number;
   /** Share of the run's bytes above which folding is not worth it; 1 folds always. */
   readonly shareMax: number;
 }
@@ -178,7 +177,11 @@ class PartWriter {
 
   async add(record: RawRecord): Promise<void> {
     const bytes = record.bytes?.length ?? 0;
-    if (this.partBytes + bytes > partBodyBytes || this.records.length >= recordCountMax) await this.flush(false);
+    if (
+      (this.partBytes > 0 && this.partBytes + bytes > this.context.partBodyBytes) ||
+      this.records.length >= recordCountMax
+    )
+      await this.flush(false);
     this.records.push(record);
     this.partBytes += bytes;
   }

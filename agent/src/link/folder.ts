@@ -162,7 +162,14 @@ export class Folder {
       if (spool.hasRoom(bytes)) return 'spool';
       return queue.memoryBytes + (spooled ? bytes : 0) < bounds.bufferBytes ? 'memory' : undefined;
     };
-    return foldRun(items, { spool, encoder, shareMax, place, yieldNow: () => scheduler.yield() });
+    return foldRun(items, {
+      spool,
+      encoder,
+      shareMax,
+      partBodyBytes: this.options.bounds.foldPartBytes,
+      place,
+      yieldNow: () => scheduler.yield(),
+    });
   }
 
   private swap(items: readonly QueueItem[], result: FoldResult): void {

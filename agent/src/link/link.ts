@@ -64,6 +64,8 @@ const slowRetryCodes = new Set([
   'illegal-state',
 ]);
 
+const fencedRetryMs = 5000;
+
 export class SourceLink {
   readonly bounds: LinkBounds;
   private readonly group: LinkGroup;
@@ -236,7 +238,11 @@ export class SourceLink {
       const connected = await this.converse();
       if (this.stopping.signal.aborted) return;
       waitMs = connected ? this.bounds.backoffMsMin : Math.min(this.bounds.backoffMsMax, waitMs * 2);
-      if (this.refusal !== undefined && slowRetryCodes.has(this.refusal.code)) waitMs = this.bounds.backoffMsMax;
+      if (this.refusal !== undefined && slowRetryCodes.has(this.refusal.code)) {
+        // A fenced source comes back soon after a rollback, which nobody tells it of.
+        const longest = this.refusal.code === 'stale-epoch' ? fencedRetryMs : this.bounds.backoffMsMax;
+        waitMs = Math.min(this.bounds.backoffMsMax, longest);
+      }
       this.retryNow = new AbortController();
       await sleep(clock, waitMs * (0.5 + random.float() / 2), this.retryNow.signal).catch(() => undefined);
     }

@@ -144,7 +144,12 @@ export class Upkeep {
    */
   private async foldUnlisted(limitBytes: number): Promise<void> {
     const { context } = this;
-    const keep = new Set(context.checkpoints().filter(({ complete }) => complete).map(({ id }) => id));
+    const keep = new Set(
+      context
+        .checkpoints()
+        .filter(({ complete }) => complete)
+        .map(({ id }) => id),
+    );
     while (context.journal.usage.bytes > limitBytes) {
       const done = await context.journal.compact({
         keep: new Set([...keep, ...context.pinned()]),
@@ -167,7 +172,11 @@ export class Upkeep {
       const count = context.checkpoints().length;
       const keep = this.keep(Math.max(1, Math.ceil(count / 8)));
       // Told before it happens: from the first durable step on that history cannot be read any more.
-      context.events.emit('history-dropped', { group: context.name, reason: 'journal.hardLimitBytes', kept: keep.size });
+      context.events.emit('history-dropped', {
+        group: context.name,
+        reason: 'journal.hardLimitBytes',
+        kept: keep.size,
+      });
       moved = await this.promote(keep);
     }
     await this.foldUnlisted(limitBytes);
