@@ -1,7 +1,16 @@
 /** The clients that people use, against capture exports and views of real agents, over unix sockets and TLS. */
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { randomFillSync } from 'node:crypto';
-import { chmodSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import type { ViewStatus } from '../../agent/src/service/view-schemas.js';
 import { Laboratory } from '../support/laboratory.js';

@@ -1,7 +1,7 @@
 /** What a person does by the command line, with real agents: list, view, export, verify, fail over, roll back, commit. */
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { randomBytes } from 'node:crypto';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
 import type { Checkpoint } from '../../agent/src/service/checkpoint-schemas.js';
 import type { GroupStatus } from '../../agent/src/service/group-schemas.js';
 import type { Operation } from '../../agent/src/service/operation-schemas.js';
@@ -70,7 +70,15 @@ describe('checkpoints and views', () => {
   });
 
   test('a checkpoint that is not there is refused with a code and exit code 3', async () => {
-    const { code, stderr, stdout } = await tidemark(lab, pair.target, 'view', 'open', pair.group, '--at', 'label:never');
+    const { code, stderr, stdout } = await tidemark(
+      lab,
+      pair.target,
+      'view',
+      'open',
+      pair.group,
+      '--at',
+      'label:never',
+    );
     expect(code).toBe(3);
     expect(stderr + stdout).toContain('checkpoint-unknown');
   });
@@ -97,6 +105,20 @@ describe('export and verify', () => {
     const [own] = (await lab.processes.run('sha256sum', [lab.path('content.raw')])).split(' ');
     expect(sha256['data']).toBe(own);
   });
+});
+
+test('sync reads the disk again: what changed behind the agent reaches the target', async () => {
+  const byte = Buffer.alloc(4096, 0x77);
+  const file = openSync(lab.path('data.raw'), 'r+');
+  writeSync(file, byte, 0, byte.length, 15 * MiB);
+  closeSync(file);
+  const done = await tidemarkJson<Operation>(lab, pair.source, 'group', 'sync', pair.group, '--disk', 'data');
+  expect(done).toMatchObject({ kind: 'sync', state: 'succeeded' });
+  const { id } = await tag('synced');
+  const view = await target<ViewStatus>('view', 'open', pair.group, '--at', id, '--id', 'synced');
+  await runQemuIo(lab.processes, view.disks[0]!.uri, ['read -P 0x77 15M 4k']);
+  await target('view', 'close', 'synced');
+  expect((await tidemark(lab, pair.target, 'group', 'sync', pair.group)).code).toBe(2);
 });
 
 describe('transitions', () => {

@@ -29,7 +29,13 @@ async function writeAndTag(lab: Laboratory, pair: Pair, byte: number, label: str
   return (await pair.source.client.createCheckpoint(pair.group, { kind: 'tagged', label })).id;
 }
 
-async function expectByte(lab: Laboratory, agent: AgentHandle, group: string, label: string, byte: number): Promise<void> {
+async function expectByte(
+  lab: Laboratory,
+  agent: AgentHandle,
+  group: string,
+  label: string,
+  byte: number,
+): Promise<void> {
   const id = `look-${label}`;
   const view = await agent.client.openView(group, { id, at: { by: 'label', label } });
   await runQemuIo(lab.processes, view.disks[0]!.uri, [`read -P ${byte} 0 1M`]);
@@ -81,49 +87,53 @@ describe('a dead appliance', () => {
   test.each([
     ['same file system', undefined, false],
     ['another file system, encrypted', '/dev/shm', true],
-  ])('its journal is adopted: %s', async (_name, parent, encrypted) => {
-    await using lab = await Laboratory.open();
-    const elsewhere = parent === undefined ? lab.path('rescued') : mkdtempSync(join(parent, 'tidemark-'));
-    try {
-      const key = lab.path('group.key');
-      writeFileSync(key, 'ab'.repeat(32));
-      const pair = await onePair(lab, encrypted ? { encryptionKeyFile: key } : {});
-      const ids = [await writeAndTag(lab, pair, 1, 'one'), await writeAndTag(lab, pair, 2, 'two')];
-      await pair.target.client.startOperation('pin-one', {
-        kind: 'pin',
-        group: pair.group,
-        arguments: { pin: 'keep', at: { by: 'label', label: 'one' }, reason: 'test' },
-      });
-      await pair.target.client.waitOperation('pin-one');
-      await pair.target.kill();
-      // The host is gone but for the group's directory.
-      cpSync(join(pair.target.dataDirectory, 'groups', pair.group), elsewhere, { recursive: true });
-      rmSync(pair.target.dataDirectory, { recursive: true });
-      const heir = await lab.startAgent('heir', { peers: [{ name: 'source' }] });
-      const args = ['adopt', elsewhere, '--group', pair.group, '--id', 'take-over'];
-      if (encrypted) {
-        const refused = await tidemark(lab, heir, ...args);
-        expect([refused.code, refused.stderr]).toEqual([3, expect.stringContaining('encryption-key')]);
-        args.push('--encryption-key-file', key);
-        args[args.indexOf('take-over')] = 'take-over-with-key';
+  ])(
+    'its journal is adopted: %s',
+    async (_name, parent, encrypted) => {
+      await using lab = await Laboratory.open();
+      const elsewhere = parent === undefined ? lab.path('rescued') : mkdtempSync(join(parent, 'tidemark-'));
+      try {
+        const key = lab.path('group.key');
+        writeFileSync(key, 'ab'.repeat(32));
+        const pair = await onePair(lab, encrypted ? { encryptionKeyFile: key } : {});
+        const ids = [await writeAndTag(lab, pair, 1, 'one'), await writeAndTag(lab, pair, 2, 'two')];
+        await pair.target.client.startOperation('pin-one', {
+          kind: 'pin',
+          group: pair.group,
+          arguments: { pin: 'keep', at: { by: 'label', label: 'one' }, reason: 'test' },
+        });
+        await pair.target.client.waitOperation('pin-one');
+        await pair.target.kill();
+        // The host is gone but for the group's directory.
+        cpSync(join(pair.target.dataDirectory, 'groups', pair.group), elsewhere, { recursive: true });
+        rmSync(pair.target.dataDirectory, { recursive: true });
+        const heir = await lab.startAgent('heir', { peers: [{ name: 'source' }] });
+        const args = ['adopt', elsewhere, '--group', pair.group, '--id', 'take-over'];
+        if (encrypted) {
+          const refused = await tidemark(lab, heir, ...args);
+          expect([refused.code, refused.stderr]).toEqual([3, expect.stringContaining('encryption-key')]);
+          args.push('--encryption-key-file', key);
+          args[args.indexOf('take-over')] = 'take-over-with-key';
+        }
+        const adopted = await tidemarkJson<{ state: string }>(lab, heir, ...args);
+        expect(adopted.state).toBe('succeeded');
+        // Again by the same id: the same operation.
+        expect((await tidemarkJson<{ state: string }>(lab, heir, ...args)).state).toBe('succeeded');
+        const kept = (await listCheckpoints(heir.client, pair.group)).map(({ id }) => id);
+        expect(kept).toEqual(expect.arrayContaining(ids));
+        await expectByte(lab, heir, pair.group, 'one', 1);
+        await heir.kill();
+        await heir.start();
+        await expectByte(lab, heir, pair.group, 'two', 2);
+        const { operations } = await heir.client.operations({ group: pair.group });
+        expect(operations.map(({ kind }) => kind).toSorted()).toEqual(['adopt', 'pin']);
+      } finally {
+        rmSync(elsewhere, { recursive: true, force: true });
+        rmSync(`${elsewhere}.adopted`, { recursive: true, force: true });
       }
-      const adopted = await tidemarkJson<{ state: string }>(lab, heir, ...args);
-      expect(adopted.state).toBe('succeeded');
-      // Again by the same id: the same operation.
-      expect((await tidemarkJson<{ state: string }>(lab, heir, ...args)).state).toBe('succeeded');
-      const kept = (await listCheckpoints(heir.client, pair.group)).map(({ id }) => id);
-      expect(kept).toEqual(expect.arrayContaining(ids));
-      await expectByte(lab, heir, pair.group, 'one', 1);
-      await heir.kill();
-      await heir.start();
-      await expectByte(lab, heir, pair.group, 'two', 2);
-      const { operations } = await heir.client.operations({ group: pair.group });
-      expect(operations.map(({ kind }) => kind).toSorted()).toEqual(['adopt', 'pin']);
-    } finally {
-      rmSync(elsewhere, { recursive: true, force: true });
-      rmSync(`${elsewhere}.adopted`, { recursive: true, force: true });
-    }
-  }, 60_000);
+    },
+    60_000,
+  );
 });
 
 describe('the process', () => {

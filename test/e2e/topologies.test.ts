@@ -1,5 +1,6 @@
 /** Encryption at rest, one source to two targets, several source agents with barriers, upstream NBD: with real agents. */
 import { describe, expect, test } from '@jest/globals';
+import { randomBytes } from 'node:crypto';
 import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -9,7 +10,7 @@ import { startPair } from '../support/pair.js';
 import { makeSparseFile, runQemuIo, startQemuNbd } from '../support/tools.js';
 import { waitFor } from '../support/wait.js';
 import { StampedDisk, WallCounter } from './stamped-disk.js';
-import { checkCheckpoint, listCheckpoints } from './verify-checkpoints.js';
+import { checkCheckpoint, listCheckpoints, readDisk } from './verify-checkpoints.js';
 
 const MiB = 1024 * 1024;
 const sizeBytes = 4 * MiB;
@@ -27,13 +28,17 @@ test('encrypted at rest: no plain byte in the directory, no start without the ke
     history: { windowSeconds: 60, tiers: [] },
   });
   await pair.waitProtecting();
-  await runQemuIo(lab.processes, await pair.exportUri('data'), ['write -P 0x6b 0 1M']);
+  // Noise: compressed bytes would hide as well as encrypted ones.
+  const noise = randomBytes(MiB);
+  writeFileSync(lab.path('noise.raw'), noise);
+  await runQemuIo(lab.processes, await pair.exportUri('data'), [`write -s ${lab.path('noise.raw')} 0 1M`]);
   await pair.source.client.createCheckpoint(group, { kind: 'tagged', label: 'secret' });
   expect((await pair.targetStatus()).journal!.encrypted).toBe(true);
   const view = await pair.target.client.openView(group, { id: 'look', at: { by: 'label', label: 'secret' } });
-  await runQemuIo(lab.processes, view.disks[0]!.uri, ['read -P 0x6b 0 1M', 'write -P 0x6b 2M 1M', 'flush']);
+  await runQemuIo(lab.processes, view.disks[0]!.uri, [`write -s ${lab.path('noise.raw')} 2M 1M`, 'flush']);
   await pair.target.kill();
-  const plain = Buffer.alloc(64, 0x6b);
+  const plain = noise.subarray(8192, 8192 + 32);
+  expect(readFileSync(file).includes(plain)).toBe(true);
   const files = filesBelow(join(pair.target.dataDirectory, 'groups'));
   expect(files.length).toBeGreaterThan(4);
   expect(files.filter((path) => readFileSync(path).includes(plain))).toEqual([]);
@@ -46,7 +51,8 @@ test('encrypted at rest: no plain byte in the directory, no start without the ke
   await waitFor('the key is refused', wrong);
   writeFileSync(key, 'c0ffee00'.repeat(8));
   await started;
-  await runQemuIo(lab.processes, view.disks[0]!.uri, ['read -P 0x6b 0 1M', 'read -P 0x6b 2M 1M']);
+  const shown = await readDisk(view.disks[0]!.uri, sizeBytes);
+  for (const at of [0, 2 * MiB]) expect(shown.subarray(at, at + MiB).equals(noise)).toBe(true);
   await pair.stop();
 }, 60_000);
 
@@ -71,7 +77,8 @@ test('one group to two targets: each has its own history, a dead one holds nobod
       },
     ],
   });
-  const newest = async (agent: typeof near): Promise<string> => (await agent.client.group(group)).newestCheckpoint?.id ?? '';
+  const newest = async (agent: typeof near): Promise<string> =>
+    (await agent.client.group(group)).newestCheckpoint?.id ?? '';
   const newer = (agent: typeof near, than: string): Promise<unknown> =>
     waitFor(`a checkpoint at ${agent.name}`, async () => (await newest(agent)) > than);
   await Promise.all([newer(near, ''), newer(far, '')]);

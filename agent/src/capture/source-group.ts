@@ -148,6 +148,11 @@ export class SourceGroup implements LinkGroup {
     kind: 'tagged' | 'application' = 'tagged',
     attributes?: Readonly<Record<string, unknown>>,
   ): TagResult[] {
+    if (this.linkList.some((link) => (this.streamCounts.get(link) ?? 1) > 1))
+      throw new TidemarkError(
+        'illegal-state',
+        `Group ${this.name} has several source agents: make the checkpoint at the target, which coordinates them.`,
+      );
     const id = checkpointId(this.options.random, this.time.nowMs());
     const results = this.linkList.map((link) => ({
       target: link.target,

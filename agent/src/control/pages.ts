@@ -5,6 +5,7 @@ import { errorTable, type ErrorCode } from '../core/errors.js';
 import { cliReference } from '../cli/document.js';
 import { httpStatus } from './http-errors.js';
 import { apiMetricNames, groupMetrics } from './metrics.js';
+import { dataPathMetrics } from '../runtime/agent-metrics.js';
 import { openApiDocument } from './openapi.js';
 
 const generated = '<!-- generated: npm run run-ts -- agent/src/control/generate-docs.ts -->\n';
@@ -32,7 +33,9 @@ function errorPage(): string {
 }
 
 function metricsPage(): string {
-  const rows = groupMetrics.map(({ name, labels, help }) => `| \`${name}\` | ${labels.join(', ')} | ${help} |`);
+  const rows = [...groupMetrics, ...dataPathMetrics].map(
+    ({ name, labels, help }) => `| \`${name}\` | ${labels.join(', ')} | ${help} |`,
+  );
   const own = apiMetricNames.map(([name, help, label]) => `| \`${name}\` | ${label} | ${help} |`);
   return ['| metric | labels | meaning |', '|---|---|---|', ...rows, ...own, ''].join('\n');
 }

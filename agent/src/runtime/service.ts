@@ -28,6 +28,7 @@ import type { OperationRecord } from '../target/operations.js';
 import type { CatalogueSync } from './catalogue-sync.js';
 import type { ExportHost } from './exports.js';
 import { operationView } from './operation-view.js';
+import { SourceOperations } from './source-operations.js';
 import type { SourceSide } from './source-side.js';
 import type { TargetSide } from './target-side.js';
 import { targetCheckpoint, targetStatus, viewsOf, viewStatus } from './target-status.js';
@@ -49,9 +50,11 @@ const checkpointWaitMs = 30_000;
 
 export class Service implements AgentService {
   private readonly startedMs: number;
+  private readonly sourceOperations: SourceOperations;
 
   constructor(private readonly options: ServiceOptions) {
     this.startedMs = options.clock.wallMs();
+    this.sourceOperations = new SourceOperations(options.clock);
   }
 
   agent(): Promise<Omit<AgentInfo, 'caller'>> {
@@ -194,6 +197,7 @@ export class Service implements AgentService {
       .list()
       .filter((group) => query.group === undefined || group.name === query.group)
       .flatMap((group) => recordsOf(group).map((record) => this.view(group, record)))
+      .concat(this.sourceOperations.list(query))
       .filter((operation) => query.kind === undefined || operation.kind === query.kind)
       .filter((operation) => query.state === undefined || operation.state === query.state)
       .sort((a, b) => b.startedMs - a.startedMs || (a.id < b.id ? 1 : -1));
@@ -203,14 +207,23 @@ export class Service implements AgentService {
   }
 
   async operation(id: string): Promise<Operation> {
+    const source = this.sourceOperations.get(id);
+    if (source !== undefined) return source;
     const [group, record] = this.findOperation(id);
     return this.view(group, record);
   }
 
   async startOperation(id: string, request: OperationRequest, caller: Caller): Promise<Operation> {
     if (request.kind === 'adopt') return this.adopt(id, request, caller);
+    const source = this.options.sources.find(request.group);
     if (request.kind === 'sync') {
+      if (source !== undefined) return this.sourceOperations.sync(id, source, request.arguments.disks, caller.name);
       throw new TidemarkError('request-invalid', 'A sync is started at the source agent of the group.', {
+        path: 'kind',
+      });
+    }
+    if (source !== undefined) {
+      throw new TidemarkError('request-invalid', `A ${request.kind} is started at the target agent of the group.`, {
         path: 'kind',
       });
     }
@@ -228,7 +241,8 @@ export class Service implements AgentService {
   }
 
   async waitOperation(id: string, afterRevision: number | undefined, signal: AbortSignal): Promise<Operation> {
-    const [group] = this.findOperation(id);
+    const operations =
+      this.sourceOperations.get(id) === undefined ? this.findOperation(id)[0].operations : this.sourceOperations;
     const seen = afterRevision ?? -1;
     for (;;) {
       const now = await this.operation(id);
@@ -240,13 +254,15 @@ export class Service implements AgentService {
           signal.removeEventListener('abort', wake);
           resolve();
         };
-        const stop = group.operations.watch(wake);
+        const stop = operations.watch(wake);
         signal.addEventListener('abort', wake, { once: true });
       });
     }
   }
 
   async cancelOperation(id: string): Promise<Operation> {
+    if (this.sourceOperations.get(id) !== undefined)
+      throw new TidemarkError('illegal-state', 'A sync cannot be stopped: what is unknown must be read.');
     const [group] = this.findOperation(id);
     group.operations.cancel(id);
     return this.operation(id);

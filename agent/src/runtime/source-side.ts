@@ -213,7 +213,7 @@ export class SourceSide {
   }
 
   private handle({ group, config }: Running): SourceHandle {
-    const { exports, environment } = this.options;
+    const { exports } = this.options;
     return {
       group,
       status: () => sourceStatus(group, config, exports),
@@ -229,26 +229,34 @@ export class SourceSide {
                 }),
               ],
         ),
-      tag: async (label, timeoutMs) => {
-        const results = group.tag(label ?? 'tagged');
-        const given = results.find(({ mark }) => mark !== undefined);
-        const link = group.links.find(({ target }) => target === given?.target);
-        if (given?.mark === undefined || link === undefined)
-          throw new TidemarkError('illegal-state', `${group.name} has no link.`);
-        const abort = new AbortController();
-        const timer = environment.clock.after(timeoutMs, () =>
-          abort.abort(
-            new TidemarkError('peer-unreachable', `The checkpoint did not become durable in ${timeoutMs / 1000} s.`),
-          ),
-        );
-        try {
-          await link.drained(abort.signal);
-        } finally {
-          timer.cancel();
-        }
-        return { ...sourceCheckpoint(group, given.mark), kind: 'tagged', label: label ?? 'tagged' };
-      },
+      tag: (label, timeoutMs) => this.tag(group, label ?? 'tagged', timeoutMs),
     };
+  }
+
+  /** Durable on one target at least. */
+  private async tag(group: SourceGroup, label: string, timeoutMs: number): Promise<Checkpoint> {
+    const { clock } = this.options.environment;
+    const given = group.tag(label).flatMap(({ target, mark }) => {
+      const link = group.links.find((candidate) => candidate.target === target);
+      return mark === undefined || link === undefined ? [] : [{ link, mark, incarnation: link.status.incarnation }];
+    });
+    const late = new TidemarkError('peer-unreachable', `The checkpoint is not durable after ${timeoutMs / 1000} s.`);
+    const abort = new AbortController();
+    const timer = clock.after(timeoutMs, () => abort.abort(late));
+    try {
+      return await Promise.any(
+        given.map(async ({ link, mark, incarnation }) => {
+          await link.drained(abort.signal);
+          if (link.status.incarnation !== incarnation)
+            throw new TidemarkError('peer-unreachable', `${link.target} lost the checkpoint: its history began anew.`);
+          return { ...sourceCheckpoint(group, mark), kind: 'tagged' as const, label };
+        }),
+      );
+    } catch (error) {
+      throw error instanceof AggregateError ? (error.errors[0] ?? late) : error;
+    } finally {
+      timer.cancel();
+    }
   }
 }
 

@@ -1,0 +1,103 @@
+/**
+ * Operations of source groups: only `sync`. They live in memory: a source agent that restarts compares its disks with
+ * the replica anyway, so a forgotten sync is a sync that was done.
+ */
+import type { Clock } from '../core/clock.js';
+import { TidemarkError } from '../core/errors.js';
+import type { Operation, OperationQuery } from '../service/operation-schemas.js';
+import type { SourceHandle } from './source-side.js';
+
+/** Ended ones above it are forgotten, oldest first. */
+const countMax = 256;
+const lookMs = 200;
+
+export class SourceOperations {
+  private readonly known = new Map<string, Operation>();
+  private readonly watchers = new Set<() => void>();
+
+  constructor(private readonly clock: Clock) {}
+
+  list(query: OperationQuery): Operation[] {
+    return [...this.known.values()].filter(({ group }) => query.group === undefined || query.group === group);
+  }
+
+  get(id: string): Operation | undefined {
+    return this.known.get(id);
+  }
+
+  watch(watcher: () => void): () => void {
+    this.watchers.add(watcher);
+    return () => this.watchers.delete(watcher);
+  }
+
+  /** Reads the disks (default: all) whole and sends them; the same id is the same operation. */
+  sync(id: string, source: SourceHandle, disks: readonly string[] | undefined, drivenBy: string): Operation {
+    const known = this.known.get(id);
+    const args = disks === undefined ? {} : { disks: [...disks] };
+    if (known !== undefined) {
+      if (known.group === source.group.name && JSON.stringify(known.arguments) === JSON.stringify(args)) return known;
+      throw new TidemarkError('operation-conflict', `Operation ${id} was a sync with other arguments.`);
+    }
+    const names = source.group.disks.map(({ name }) => name);
+    const unknown = disks?.find((name) => !names.includes(name));
+    if (unknown !== undefined) {
+      throw new TidemarkError('disk-unknown', `Group ${source.group.name} has no disk ${unknown}.`, {
+        path: 'arguments.disks',
+      });
+    }
+    const chosen = new Set(disks ?? names);
+    for (const [index, { name, sizeBytes }] of source.group.disks.entries())
+      if (chosen.has(name)) source.group.contentUnknown(index, 0, sizeBytes);
+    const started: Operation = {
+      id,
+      kind: 'sync',
+      group: source.group.name,
+      arguments: args,
+      state: 'running',
+      step: 'reading',
+      revision: 1,
+      progress: null,
+      startedMs: this.clock.wallMs(),
+      finishedMs: null,
+      drivenBy,
+      result: null,
+      error: null,
+    };
+    this.set(started);
+    this.follow(source, started, chosen);
+    return started;
+  }
+
+  private follow(source: SourceHandle, operation: Operation, disks: ReadonlySet<string>): void {
+    const { links } = source.group.status;
+    const syncs = links.flatMap((link) => link.syncs).filter(({ disk }) => disks.has(disk));
+    const doneBytes = syncs.reduce((sum, sync) => sum + sync.doneBytes, 0);
+    const totalBytes = syncs.reduce((sum, sync) => sum + sync.totalBytes, 0);
+    const bytesPerSecond = syncs.reduce((sum, sync) => sum + sync.bytesPerSecond, 0);
+    const secondsLeft = bytesPerSecond > 0 ? (totalBytes - doneBytes) / bytesPerSecond : null;
+    const revision = operation.revision + 1;
+    const over = syncs.length === 0 || links.every(({ state }) => state === 'stopped');
+    const next: Operation = over
+      ? {
+          ...operation,
+          revision,
+          state: 'succeeded',
+          step: 'done',
+          progress: null,
+          finishedMs: this.clock.wallMs(),
+          result: { disks: [...disks] },
+        }
+      : { ...operation, revision, progress: { doneBytes, totalBytes, bytesPerSecond, secondsLeft } };
+    this.set(next);
+    if (!over) this.clock.after(lookMs, () => this.follow(source, next, disks));
+  }
+
+  private set(operation: Operation): void {
+    this.known.set(operation.id, operation);
+    for (const { id, state } of this.known.values()) {
+      if (this.known.size <= countMax) break;
+      if (state !== 'running') this.known.delete(id);
+    }
+    for (const watcher of [...this.watchers]) watcher();
+  }
+}
