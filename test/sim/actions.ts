@@ -4,7 +4,7 @@ import { NbdError } from '../../agent/src/nbd/backend.js';
 import type { TargetGroup } from '../../agent/src/target/group.js';
 import type { OpenView } from '../../agent/src/target/views.js';
 import type { Payload } from '../../agent/src/nbd/payload.js';
-import type { Cluster } from './cluster.js';
+import type { ClusterView } from './cluster-view.js';
 import { imagesOf, type TargetHost } from './target-host.js';
 import { sectorBytes, stampedBytes } from './model.js';
 
@@ -29,7 +29,7 @@ export class Actions {
   private readonly views = new Map<string, ViewModel>();
   private failedOver = 0;
 
-  constructor(private readonly cluster: Cluster) {}
+  constructor(private readonly cluster: ClusterView) {}
 
   /** Enough of everything happened for this seed. */
   get satisfied(): boolean {
@@ -475,7 +475,7 @@ export class Actions {
     } catch (error) {
       if (isTidemarkError(error, 'illegal-state')) return;
       if (isTidemarkError(error, 'view-unknown'))
-        throw new Error('rollback after commit got as far as looking for its view');
+        throw new Error('rollback after commit got as far as looking for its view', { cause: error });
       throw error;
     }
     throw new Error('rollback was accepted after committing');

@@ -6,7 +6,7 @@ import type { TargetGroup } from '../../agent/src/target/group.js';
 import type { Checkpoint } from '../../agent/src/target/manifest-records.js';
 import { checkpointsToKeep } from '../../agent/src/target/retention.js';
 import { retentionOf } from '../../agent/src/target/settings.js';
-import type { Cluster } from './cluster.js';
+import type { ClusterView } from './cluster-view.js';
 import { imagesOf, type TargetHost } from './target-host.js';
 
 interface Seen {
@@ -27,7 +27,7 @@ export class Checks {
   /** While a target holds the epoch nothing may land there: what was received when it was fenced. */
   private readonly fenced = new Map<string, Vector>();
 
-  constructor(private readonly cluster: Cluster) {}
+  constructor(private readonly cluster: ClusterView) {}
 
   start(): void {
     const { world } = this.cluster;

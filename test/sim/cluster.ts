@@ -3,6 +3,7 @@ import type { EventSink } from '../../agent/src/core/events.js';
 import type { LinkBounds } from '../../agent/src/link/environment.js';
 import type { GroupDeclaration } from '../../agent/src/target/group.js';
 import { Actions } from './actions.js';
+import { counterNames, type ClusterView, type CounterName, type SeedResult } from './cluster-view.js';
 import { Checks } from './checks.js';
 import { Faults } from './faults.js';
 import { GroupModel } from './model.js';
@@ -11,46 +12,13 @@ import { TargetHost } from './target-host.js';
 import type { SimProcess } from './world/sim-host.js';
 import { SimWorld } from './world/sim-world.js';
 
-export const counterNames = [
-  'writes',
-  'faults',
-  'checkpointsVerified',
-  'promotions',
-  'compactions',
-  'pinnedViews',
-  'syncs',
-  'deltaSyncs',
-  'bitmapSyncs',
-  'retreats',
-  'folds',
-  'failovers',
-  'rollbacks',
-  'commits',
-  'barriers',
-  'poisonings',
-  'zombies',
-  'bitFlips',
-] as const;
-export type CounterName = (typeof counterNames)[number];
-
-export interface SeedResult {
-  readonly seed: number;
-  readonly failure: string | undefined;
-  /** Equal in two runs of a seed, or they were not the same run. */
-  readonly fingerprint: number;
-  readonly counts: Readonly<Record<CounterName, number>>;
-  readonly virtualMs: number;
-  /** What happened, a line each. */
-  readonly log: readonly string[];
-}
-
 const writesWanted = 2000;
 const faultsWanted = 5;
 const lifeMsMin = 45_000;
 const lifeMsMax = 240_000;
 const KiB = 1024;
 
-export class Cluster {
+export class Cluster implements ClusterView {
   readonly world: SimWorld;
   readonly model = new GroupModel();
   readonly sources: SourceHost[] = [];

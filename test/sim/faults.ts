@@ -1,5 +1,5 @@
 /** What breaks, when, and how it heals; all drawn from the seed. */
-import type { Cluster } from './cluster.js';
+import type { ClusterView } from './cluster-view.js';
 import type { SourceHost } from './source-host.js';
 import type { TargetHost } from './target-host.js';
 import type { CrashKind } from './world/sim-host.js';
@@ -10,7 +10,7 @@ export class Faults {
   count = 0;
   private stopped = false;
 
-  constructor(private readonly cluster: Cluster) {}
+  constructor(private readonly cluster: ClusterView) {}
 
   start(): void {
     this.everyLinkHealthy();

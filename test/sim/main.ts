@@ -8,8 +8,8 @@ import { fork } from 'node:child_process';
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
 import { plant, plantedBugs, type PlantedBug } from '../../agent/src/core/planted.js';
-import { counterNames, type CounterName } from './cluster.js';
-import { runSeed, type SeedResult } from './run-seed.js';
+import { counterNames, type CounterName, type SeedResult } from './cluster-view.js';
+import { runSeed } from './run-seed.js';
 
 const { values } = parseArgs({
   options: {

@@ -1,8 +1,7 @@
 /** One seed: a world, its faults, and the oracle's verdict. */
 import { isTidemarkError } from '../../agent/src/core/errors.js';
-import { Cluster, type SeedResult } from './cluster.js';
-
-export type { SeedResult };
+import { Cluster } from './cluster.js';
+import type { SeedResult } from './cluster-view.js';
 
 /** Never throws: what goes wrong is in `failure`. */
 export async function runSeed(seed: number): Promise<SeedResult> {
