@@ -28,6 +28,7 @@ export class DeltaSync {
   private cut: JournalCut | undefined;
   private closed = false;
   private idleTicks = 0;
+  private answering = false;
 
   constructor(
     private readonly source: DeltaSource,
@@ -36,9 +37,7 @@ export class DeltaSync {
 
   /** Called once a second: a cut that nothing asked of for five of them is given back (it keeps segments alive). */
   tick(): void {
-    if (++this.idleTicks < idleTicksMax) return;
-    this.cut?.release();
-    this.cut = undefined;
+    if (++this.idleTicks >= idleTicksMax) this.release();
   }
 
   /** Answers one `digests` payload with a `need` frame. */
@@ -50,6 +49,7 @@ export class DeltaSync {
       throw new TidemarkError('protocol-error', 'A digests frame names chunks that the disk does not have.');
     }
     this.idleTicks = 0;
+    if (this.closed) return;
     if (this.cut === undefined) {
       const cut = await this.source.newestCut();
       if (this.closed) {
@@ -58,7 +58,11 @@ export class DeltaSync {
       }
       this.cut = cut;
     }
-    const bits = await this.compare(this.cut, asked, count, sizeBytes);
+    this.answering = true;
+    const bits = await this.compare(this.cut, asked, count, sizeBytes).finally(() => {
+      this.answering = false;
+      if (this.closed) this.release();
+    });
     const { requestId, disk, firstChunk } = asked;
     this.send(encodeFrame(FrameType.need, encodeNeed({ requestId, disk, firstChunk, count, bits })));
   }
@@ -85,6 +89,12 @@ export class DeltaSync {
 
   close(): void {
     this.closed = true;
+    this.release();
+  }
+
+  /** Not under an answer that reads it: that one gives it back at its end, or a later tick does. */
+  private release(): void {
+    if (this.answering) return;
     this.cut?.release();
     this.cut = undefined;
   }
