@@ -17,16 +17,34 @@ const MiB = 1024 * 1024;
 const roundCount = Number(process.env['TIDEMARK_KILL_ROUNDS'] ?? 26);
 const seed = Number(process.env['TIDEMARK_SEED'] ?? Date.now() % 1_000_000);
 
-const cases: readonly { name: string; history?: PairOptions['history']; thins: boolean }[] = [
-  { name: 'all history kept', thins: false },
+interface Case {
+  readonly name: string;
+  readonly history?: PairOptions['history'];
+  readonly thins: boolean;
+  readonly sourceSettings?: PairOptions['sourceSettings'];
+  /** Slower than the guest writes, so that the source retreats to spool, folding and bitmap. */
+  readonly linkBytesPerSecond?: number;
+  readonly roundCount: number;
+}
+
+const cases: readonly Case[] = [
+  { name: 'all history kept', thins: false, roundCount },
   {
     name: 'history thinned and promoted all the time',
     history: { windowSeconds: 60, tiers: [{ olderThanSeconds: 8, everySeconds: 4 }] },
     thins: true,
+    roundCount,
+  },
+  {
+    name: 'a link that is too slow',
+    thins: false,
+    sourceSettings: { buffers: { bufferBytes: 8 * MiB, spoolBytes: 16 * MiB } },
+    linkBytesPerSecond: 1_000_000,
+    roundCount: Math.ceil(roundCount / 2),
   },
 ];
 
-describe.each(cases)('kill -9, $name', ({ history, thins }) => {
+describe.each(cases)('kill -9, $name', ({ history, thins, sourceSettings, linkBytesPerSecond, roundCount }) => {
   test(`${roundCount} rounds, seed ${seed}`, async () => {
     await using lab = await Laboratory.open();
     const random = new SimRandom(seed);
@@ -41,8 +59,11 @@ describe.each(cases)('kill -9, $name', ({ history, thins }) => {
         file: makeSparseFile(lab.path(`disk${index}.raw`), sizeBytes),
       })),
       ...(history === undefined ? {} : { history }),
+      ...(sourceSettings === undefined ? {} : { sourceSettings }),
+      linkProxy: linkBytesPerSecond !== undefined,
     });
     await pair.waitProtecting();
+    pair.link?.shape(linkBytesPerSecond ?? null);
     const disks: StampedDisk[] = [];
     for (const [index, sizeBytes] of sizes.entries()) {
       const name = `disk${index}`;
@@ -51,6 +72,7 @@ describe.each(cases)('kill -9, $name', ({ history, thins }) => {
       );
     }
     for (const disk of disks) disk.start();
+    const stages = new Set<string>();
     const verified = new Set<string>();
     const verify = async (): Promise<void> => {
       for (const checkpoint of await listCheckpoints(pair.target.client, pair.group)) {
@@ -68,12 +90,15 @@ describe.each(cases)('kill -9, $name', ({ history, thins }) => {
     };
     try {
       for (let round = 0; round < roundCount; round++) {
-        await killRound(pair, random, thins);
+        stages.add((await pair.sourceStatus()).links[0]?.stage ?? '');
+        await killRound(pair, random, thins, linkBytesPerSecond === undefined);
         if (round % 13 === 12) await verify();
       }
     } finally {
       for (const disk of disks) await disk.stop();
     }
+    pair.link?.shape(null);
+    await waitFor('complete again', async () => (await pair.targetStatus()).state === 'protecting');
     await pair.waitDrained();
     const last = await pair.source.client.createCheckpoint(pair.group, { kind: 'tagged', label: 'last' });
     // What thinning left is checked again whole, the rest of them for the first time.
@@ -83,15 +108,17 @@ describe.each(cases)('kill -9, $name', ({ history, thins }) => {
     expect(disks.every(({ brokenCount }) => brokenCount > roundCount / 4)).toBe(true);
     const acknowledged = disks.reduce((sum, disk) => sum + disk.acknowledgedCount, 0);
     console.log(
-      `seed ${seed}: ${roundCount} rounds, ${acknowledged} acknowledged writes, ${verified.size} checkpoints verified`,
+      `seed ${seed}: ${roundCount} rounds, ${acknowledged} acknowledged writes, ${verified.size} checkpoints verified, ` +
+        `stages ${[...stages].join(' ')}`,
     );
-    expect(verified.size).toBeGreaterThan(thins ? 5 : roundCount);
+    expect(verified.size).toBeGreaterThan(thins || linkBytesPerSecond !== undefined ? 5 : roundCount);
+    if (linkBytesPerSecond !== undefined) expect(stages.size).toBeGreaterThan(1);
     await pair.stop();
   }, 240_000);
 });
 
 /** Kills one or both at a random moment, starts them again in any order, and in some rounds waits until all is well. */
-async function killRound(pair: Pair, random: SimRandom, thins: boolean): Promise<void> {
+async function killRound(pair: Pair, random: SimRandom, thins: boolean, mayWait: boolean): Promise<void> {
   const { source, target } = pair;
   await sleep(random.float() * 1500);
   const listed = (await listCheckpoints(target.client, pair.group)).filter(({ complete }) => complete);
@@ -117,7 +144,7 @@ async function killRound(pair: Pair, random: SimRandom, thins: boolean): Promise
     const lost = listed.filter(({ id }) => !now.has(id));
     if (lost.length > 0) throw new Error(`checkpoints lost by a kill: ${lost.map(({ id }) => id).join(' ')}`);
   }
-  if (random.float() < 0.4) return;
+  if (!mayWait || random.float() < 0.4) return;
   const before = listed[0]?.id ?? '';
   await waitFor(
     'a new complete checkpoint',
