@@ -78,6 +78,7 @@ export class Cluster implements ClusterView {
         upkeepIntervalMs: 500 + random.int(700),
         scratchLimitBytes: 2048 * KiB,
         rollbackKeepHours: 8 / 3600,
+        manifestBytes: (8 + random.int(60)) * KiB,
       },
     };
     const events = (host: string, process: SimProcess): EventSink => this.sink(host, process);

@@ -123,12 +123,12 @@ export class SourceHost {
     return this.pending.size > 0;
   }
 
-  /** Its guests live elsewhere from now on; what they had under way never happened. */
+  /** Its guests live elsewhere from now on, on a copy of the disks: what those show happened. */
   retire(): void {
     this.running = false;
     this.retired = true;
-    for (const pending of this.pending) pending.settle.dropped();
-    this.pending.clear();
+    this.resolveInPath();
+    for (const pending of [...this.pending]) this.end(pending);
   }
 
   private guestLoop(index: number, random: SimRandom, meanPauseMs: () => number): void {

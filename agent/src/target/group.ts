@@ -8,6 +8,7 @@ import type { Random } from '../core/random.js';
 import { RecordLog } from '../core/record-log.js';
 import type { Storage } from '../core/storage.js';
 import { checkpointId } from '../core/ids.js';
+import { keyCheckOf } from '../journal/encryption.js';
 import { openJournal } from '../journal/journal.js';
 import type { JournalCut } from '../journal/types.js';
 import { protocolVersion, type Ack, type Hello, type Welcome } from '../stream/messages.js';
@@ -131,7 +132,14 @@ export class TargetGroup implements SessionGroup {
         wallMs: clock.wallMs(),
       },
       // Last: a group that a crash cut short while it was created is not one.
-      { type: 'group' as const, name: declaration.name, formatVersion: 1 as const, uuid, createdMs: clock.wallMs() },
+      {
+        type: 'group' as const,
+        name: declaration.name,
+        formatVersion: 1 as const,
+        uuid,
+        createdMs: clock.wallMs(),
+        ...(options.key === undefined ? {} : { keyCheck: keyCheckOf(options.key, uuid) }),
+      },
     ];
     await Promise.all(first.map((record) => manifest.append(record)));
     await manifest.close();

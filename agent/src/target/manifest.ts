@@ -1,6 +1,7 @@
 /** The group's manifest: its record log, and the state that the records add up to. */
 import type { RecordLog } from '../core/record-log.js';
 import { TidemarkError } from '../core/errors.js';
+import { applyManifestRecord, createManifestState, snapshotManifest } from '../journal/manifest-state.js';
 import type { Vector } from '../journal/position.js';
 import { manifestRecordSchema, type Checkpoint, type ManifestRecord, type ManifestLog } from './manifest-records.js';
 import type { GroupState } from './state-machine.js';
@@ -105,6 +106,39 @@ export function applyRecord(state: ManifestState, record: ManifestRecord): void 
   }
 }
 
+const lastSteps: ReadonlySet<string> = new Set(['done', 'failed', 'cancelled']);
+
+/** Records that add up to the state. */
+function snapshotOf(state: ManifestState): ManifestRecord[] {
+  const { group, disks, streams, incarnations, epochs, promoting, promoted, barriers, pins, views, operations } = state;
+  return [
+    { type: 'settings', settings: state.settings },
+    ...[...streams].map(([index, name]) => ({ type: 'stream' as const, index, name })),
+    ...[...disks.values()].map(({ index, name, sizeBytes, stream }) => ({
+      type: 'disk' as const,
+      index,
+      name,
+      sizeBytes,
+      stream,
+      removed: false,
+    })),
+    ...incarnations.values(),
+    ...epochs,
+    ...(group === undefined ? [] : [group]),
+    ...(promoted === undefined
+      ? []
+      : [{ type: 'promoted' as const, through: { ...promoted.through }, checkpoint: promoted.checkpoint }]),
+    ...(promoting === undefined
+      ? []
+      : [{ type: 'promoting' as const, through: { ...promoting.through }, checkpoint: promoting.checkpoint }]),
+    ...barriers.values(),
+    ...pins.values(),
+    ...views.values(),
+    ...operations.values(),
+    { type: 'state', state: state.state },
+  ];
+}
+
 /**
  * Appends durable records and keeps the state. `state` changes only after a record is durable, so that nothing acts on
  * what a crash could take back.
@@ -114,6 +148,8 @@ export class Manifest implements ManifestLog {
   /** Told once a record could not be made durable: nothing may be appended any more. */
   onFailed: ((error: Error) => void) | undefined;
   private readonly log: RecordLog;
+  private readonly segments = createManifestState();
+  private pendingCount = 0;
 
   private constructor(log: RecordLog) {
     this.log = log;
@@ -133,20 +169,42 @@ export class Manifest implements ManifestLog {
           path,
         });
       }
-      applyRecord(manifest.state, result.data);
+      manifest.apply(result.data);
       return result.data;
     });
     return { manifest, records: parsed };
   }
 
   async append(record: ManifestRecord): Promise<void> {
+    this.pendingCount++;
     try {
       await this.log.append(record);
     } catch (error) {
       this.onFailed?.(error as Error);
       throw error;
+    } finally {
+      this.pendingCount--;
     }
+    this.apply(record);
+  }
+
+  /**
+   * Replaces the log by what its records add up to, when it has grown beyond `bytesMax` and nothing is being appended.
+   * `isListed`: verdicts over checkpoints that are gone are left out, as are operations that ended before `endedBeforeMs`.
+   */
+  async compact(bytesMax: number, isListed: (checkpoint: string) => boolean, endedBeforeMs: number): Promise<void> {
+    if (this.log.sizeBytes <= bytesMax || this.pendingCount > 0) return;
+    const { state } = this;
+    for (const id of [...state.barriers.keys()]) if (!isListed(id)) state.barriers.delete(id);
+    for (const [id, record] of state.operations) {
+      if (record.wallMs < endedBeforeMs && lastSteps.has(record.step)) state.operations.delete(id);
+    }
+    await this.log.rewrite([...snapshotOf(state), ...snapshotManifest(this.segments)]);
+  }
+
+  private apply(record: ManifestRecord): void {
     applyRecord(this.state, record);
+    applyManifestRecord(this.segments, record);
   }
 
   async close(): Promise<void> {

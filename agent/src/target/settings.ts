@@ -40,6 +40,12 @@ export const groupSettingsSchema = z.strictObject({
     .positive()
     .default(10 * 1024 ** 3)
     .describe('Scratch of a view unless asked otherwise.'),
+  manifestBytes: z
+    .number()
+    .int()
+    .positive()
+    .default(8 * 1024 ** 2)
+    .describe('Size at which the manifest is rewritten as a snapshot'),
   failoverReserve: z
     .number()
     .min(0)

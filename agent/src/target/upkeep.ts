@@ -11,6 +11,8 @@ import { retentionOf } from './settings.js';
 
 const compactionSegmentsMax = 8;
 const mergesPerRound = 4;
+/** Ended operations are remembered so long, so that a repeated id is still the same operation. */
+const operationKeepMs = 90 * 24 * 3_600_000;
 
 export interface UpkeepCounters {
   promotions: number;
@@ -44,6 +46,9 @@ export class Upkeep {
     await this.promote(keep);
     await this.compact(keep);
     await this.enforceLimit();
+    const listed = new Set(context.checkpoints().map(({ id }) => id));
+    const endedBeforeMs = context.clock.wallMs() - operationKeepMs;
+    await context.manifest.compact(context.settings.manifestBytes, (id) => listed.has(id), endedBeforeMs);
     for (let merges = 0; merges < mergesPerRound && (await context.journal.maintain()); merges++);
   }
 
@@ -163,10 +168,18 @@ export class Upkeep {
     }
   }
 
+  /** The hard limit, or less where the file system leaves no room beside the failover reserve. */
+  private async limitBytes(): Promise<number> {
+    const { manifest, journal, settings, storage, directory } = this.context;
+    const diskBytes = [...manifest.state.disks.values()].reduce((sum, disk) => sum + disk.sizeBytes, 0);
+    const roomBytes = (await storage.freeBytes(directory)) - settings.failoverReserve * diskBytes;
+    return Math.min(settings.hardLimitBytes, Math.max(0, journal.usage.bytes + roomBytes));
+  }
+
   /** Over the limit: gives up the oldest unpinned history, an eighth of it at a time, then pauses ingest. */
   private async enforceLimit(): Promise<void> {
     const { context } = this;
-    const limitBytes = context.settings.hardLimitBytes;
+    const limitBytes = await this.limitBytes();
     let moved = true;
     while (context.journal.usage.bytes > limitBytes && moved && context.checkpoints().length > 1) {
       const count = context.checkpoints().length;
