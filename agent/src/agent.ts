@@ -38,6 +38,7 @@ import { EventRing } from './service/event-ring.js';
 
 const slabBytes = 4 * 1024 * 1024;
 const upkeepMs = 1000;
+const purgeMs = 60_000;
 
 export const runAgent: RunAgent = async (config, options) => {
   const storage = new NodeStorage();
@@ -70,6 +71,7 @@ class Agent {
   private readonly sources: SourceSide;
   private readonly targets: TargetSide;
   private readonly health: HealthChecks;
+  private nextPurgeMs = 0;
   private listener: TlsListener | undefined;
   private api: ApiServer | undefined;
   private stopUpkeep: (() => Promise<void>) | undefined;
@@ -203,6 +205,7 @@ class Agent {
   /** The catalogue is only an index: that it fails is told, and stops nothing. */
   private async upkeep(): Promise<void> {
     await this.health.refresh();
+    await this.purgeRetired();
     try {
       for (const group of this.targets.list()) await this.catalogue.update(group);
       this.health.catalogueFailure = undefined;
@@ -212,6 +215,12 @@ class Agent {
         this.options.log.error({ event: 'catalogue-failed', err: error }, 'the catalogue does not follow');
       this.health.catalogueFailure = error.message;
     }
+  }
+
+  private async purgeRetired(): Promise<void> {
+    if (nodeClock.monotonicMs() < this.nextPurgeMs) return;
+    this.nextPurgeMs = nodeClock.monotonicMs() + purgeMs;
+    await this.targets.purge();
   }
 
   /** All that can be refused is checked before anything changes. */
@@ -225,6 +234,7 @@ class Agent {
     if (after.listen.nbd.tcp !== undefined) this.nbd.setTls(nbdTls(tls));
     this.throttle.setRate(throttleSchedule(after.throttle));
     this.takeKeyFiles(after);
+    this.targets.dismiss((name) => after.peers.some((peer) => peer.name === name));
     await this.targets.declareAll(after.targetGroups);
     await this.sources.start(after);
   }

@@ -1,6 +1,6 @@
 /** Start, reload, end, lost databases, lost hosts: what happens around the data path, with real agents. */
 import { describe, expect, test } from '@jest/globals';
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { NbdClient } from '../../agent/src/nbd/client.js';
 import { nodeClock } from '../../agent/src/platform/node-clock.js';
@@ -81,6 +81,40 @@ describe('the catalogue is only an index', () => {
     expect(operations.map(({ kind }) => kind)).toEqual(['rebuild']);
     await pair.stop();
   }, 90_000);
+});
+
+describe('groups of the target', () => {
+  test('declared, removed and kept for its grace, by the command line; a damaged one does not stop the others', async () => {
+    await using lab = await Laboratory.open();
+    const agent = await lab.startAgent('target', { peers: [{ name: 'source' }] });
+    const file = lab.path('group.yaml');
+    const spec = { streams: ['source'], disks: [{ name: 'data', sizeBytes: '8MiB', stream: 'source' }] };
+    writeFileSync(file, JSON.stringify(spec));
+    for (const name of ['one', 'two', 'three']) await tidemarkJson(lab, agent, 'group', 'declare', name, file);
+    // A second frame in the manifest: then a bad first one is damage, not the end that a crash left.
+    writeFileSync(file, JSON.stringify({ ...spec, checkpointIntervalSeconds: 9 }));
+    await tidemarkJson(lab, agent, 'group', 'declare', 'two', file);
+    await tidemarkJson(lab, agent, 'group', 'remove', 'one', '--grace-days', '3');
+    expect((await agent.client.groups()).map(({ name }) => name)).toEqual(['three', 'two']);
+    const groups = join(agent.dataDirectory, 'groups');
+    const [retired] = readdirSync(join(groups, '.retired'));
+    expect(retired).toMatch(/^\d+-one$/);
+    expect(Number.parseInt(retired!, 10) - Date.now()).toBeGreaterThan(2.9 * 86_400_000);
+    await agent.kill();
+    const manifest = join(groups, 'two', 'manifest-0000000001');
+    const bytes = readFileSync(manifest);
+    bytes[40]! ^= 0xff;
+    writeFileSync(manifest, bytes);
+    const started = agent.start({ timeoutMs: 5000 });
+    await expect(started).rejects.toThrow('ready');
+    expect((await agent.client.groups()).map(({ name }) => name)).toEqual(['three']);
+    const { checks } = await agent.client.health();
+    expect(checks.find(({ name }) => name === 'target-groups')).toMatchObject({
+      ok: false,
+      message: expect.stringContaining('two: '),
+    });
+    await agent.stop();
+  }, 60_000);
 });
 
 describe('a dead appliance', () => {

@@ -9,6 +9,7 @@ import { targetCheckpoint } from './target-status.js';
 
 interface Synced {
   position: number;
+  seen: Fingerprint;
   readonly checkpoints: Map<string, string>;
   readonly operations: Map<string, string>;
 }
@@ -82,6 +83,11 @@ export class CatalogueSync {
     // Deleted under the running agent: what is written to it now would be gone at the next start.
     if (!(await this.exists())) await this.reopen();
     const known = this.synced.get(group.name);
+    const seen = fingerprint(group);
+    if (known !== undefined) {
+      const same = known.seen.list === seen.list && known.seen.rest === seen.rest;
+      if (same && (await this.isCurrent(group, known))) return;
+    }
     const now = stateOf(group);
     if (known !== undefined && (await this.apply(group, known, now))) return;
     await this.remake(group, now);
@@ -97,8 +103,8 @@ export class CatalogueSync {
       (operation) => known.operations.get(operation.id) !== JSON.stringify(operation),
     );
     if (checkpoints.length + checkpointsRemoved.length + operations.length === 0) {
-      const mark = await this.catalogue.mark(group.name);
-      return mark?.generation === this.boot && mark.position === known.position;
+      known.seen = now.seen;
+      return this.isCurrent(group, known);
     }
     const change = { checkpoints, checkpointsRemoved, operations };
     const after = known.position + 1;
@@ -111,31 +117,60 @@ export class CatalogueSync {
     });
     if (!done) return false;
     known.position = after;
+    known.seen = now.seen;
     for (const checkpoint of checkpoints) known.checkpoints.set(checkpoint.id, JSON.stringify(checkpoint));
     for (const id of checkpointsRemoved) known.checkpoints.delete(id);
     for (const operation of operations) known.operations.set(operation.id, JSON.stringify(operation));
     return true;
   }
 
+  private async isCurrent(group: TargetGroup, known: Synced): Promise<boolean> {
+    const mark = await this.catalogue.mark(group.name);
+    return mark?.generation === this.boot && mark.position === known.position;
+  }
+
   private async remake(group: TargetGroup, now: GroupState): Promise<number> {
     const synced: Synced = {
       position: 1,
+      seen: now.seen,
       checkpoints: new Map(now.checkpoints.map((checkpoint) => [checkpoint.id, JSON.stringify(checkpoint)])),
       operations: new Map(now.operations.map((operation) => [operation.id, JSON.stringify(operation)])),
     };
-    await this.catalogue.rebuild({ group: group.name, mark: { generation: this.boot, position: 1 }, ...now });
+    const { checkpoints, operations } = now;
+    await this.catalogue.rebuild({
+      group: group.name,
+      mark: { generation: this.boot, position: 1 },
+      checkpoints,
+      operations,
+    });
     this.synced.set(group.name, synced);
     return now.checkpoints.length + now.operations.length;
   }
 }
 
+/** Tells, without walking thousands of checkpoints, that nothing has changed since. */
+interface Fingerprint {
+  /** The group gives the same list until its checkpoints change. */
+  readonly list: unknown;
+  readonly rest: string;
+}
+
+function fingerprint(group: TargetGroup): Fingerprint {
+  const { pins, views, operations } = group.context.manifest.state;
+  const last = [...operations.values()].map(({ id, step }) => `${id} ${step}`);
+  const rest = JSON.stringify([[...pins.values()], [...views.values()].map(({ id, purpose }) => [id, purpose]), last]);
+  return { list: group.checkpoints(), rest };
+}
+
 interface GroupState {
+  readonly seen: Fingerprint;
   readonly checkpoints: Checkpoint[];
   readonly operations: ReturnType<typeof operationView>[];
 }
 
 function stateOf(group: TargetGroup): GroupState {
   return {
+    seen: fingerprint(group),
     checkpoints: group.checkpoints().map((checkpoint) => targetCheckpoint(group, checkpoint)),
     operations: [...group.context.manifest.state.operations.values()].map((record) => operationView(group, record)),
   };

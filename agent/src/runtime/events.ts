@@ -15,6 +15,7 @@ const errors = new Set([
 const warnings = new Set([
   'journal-poisoned',
   'barrier-broken',
+  'group-incomplete',
   'history-dropped',
   'link-lost',
   'link-refused',

@@ -5,6 +5,9 @@ import type { ExportBackend } from '../nbd/backend.js';
 import type { NbdServer } from '../nbd/server.js';
 import type { ExportHost } from './exports.js';
 
+/** For clients that are connected and idle; requests under way are answered whatever it takes. */
+const graceMs = 1000;
+
 export class NbdExports implements ExportHost {
   readonly socketPath: string;
 
@@ -22,7 +25,7 @@ export class NbdExports implements ExportHost {
   }
 
   remove(name: string): Promise<void> {
-    return this.server.removeExport(name);
+    return this.server.removeExport(name, { graceMs });
   }
 
   clientCount(name: string): number {

@@ -122,7 +122,7 @@ export class Service implements AgentService {
     if (owner !== null && request.owner !== undefined && request.owner !== owner) {
       throw new TidemarkError('group-exists', `Group ${name} belongs to ${owner}.`, { path: 'owner' });
     }
-    await this.options.targets.retire(name);
+    await this.options.targets.retire(name, request.graceDays);
     await this.options.catalogue.forget(name);
   }
 

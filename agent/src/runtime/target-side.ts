@@ -14,6 +14,7 @@ import { adoptDirectory, wasAdopted } from './adopt-directory.js';
 import { viewExportName, type ExportHost } from './exports.js';
 import { groupPlans } from './group-plans.js';
 import { readKeyFile, type KeyFiles } from './key-files.js';
+import { RetiredGroups } from './retired-groups.js';
 import { settingsOf } from './target-settings.js';
 
 export interface TargetSideOptions {
@@ -29,8 +30,10 @@ export interface TargetSideOptions {
   readonly rebuildCatalogue: (group: TargetGroup) => Promise<number>;
 }
 
-/** From one attempt to open a group that could not be opened to the next. */
+/** From one attempt to open a group that could not be opened to the next; the second when trying again hardly helps. */
 const reopenMs = 5000;
+const reopenDamagedMs = 60_000;
+const dayMs = 86_400_000;
 
 export class TargetSide {
   private readonly groups = new Map<string, TargetGroup>();
@@ -39,7 +42,11 @@ export class TargetSide {
   private readonly retries = new Map<string, Timer>();
   private closing = false;
 
-  constructor(private readonly options: TargetSideOptions) {}
+  private readonly retired: RetiredGroups;
+
+  constructor(private readonly options: TargetSideOptions) {
+    this.retired = new RetiredGroups(options.storage, options.directory);
+  }
 
   list(): TargetGroup[] {
     return [...this.groups.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
@@ -76,9 +83,11 @@ export class TargetSide {
   /** Groups of the configuration; one that cannot be declared is reported, the others go on. */
   async declareAll(configs: readonly TargetGroupConfig[]): Promise<void> {
     for (const { name, ...spec } of configs) {
-      if (this.failures.has(name)) continue;
+      // It is there and could not be opened: that is tried again.
+      if (this.retries.has(name)) continue;
       try {
         await this.declare(name, spec, null);
+        this.failures.delete(name);
       } catch (error) {
         this.failed(name, error);
       }
@@ -111,8 +120,8 @@ export class TargetSide {
     });
   }
 
-  /** Stops the group and sets its directory aside as retired; nothing is deleted here. */
-  retire(name: string): Promise<void> {
+  /** Stops the group and sets its directory aside; it is deleted when `graceDays` have passed. */
+  retire(name: string, graceDays: number): Promise<void> {
     return this.changes.run(async () => {
       const group = this.groups.get(name);
       if (group === undefined) return;
@@ -122,14 +131,24 @@ export class TargetSide {
       }
       await this.stop(group);
       await this.options.keys.remember(name, undefined);
-      const { storage, directory, clock } = this.options;
-      const retired = `${directory}/.retired`;
-      await storage.makeDirectory(retired);
-      await storage.rename(`${directory}/${name}`, `${retired}/${name}-${Math.round(clock.wallMs())}`);
-      await storage.syncDirectory(directory);
-      await storage.syncDirectory(retired);
-      this.options.events.emit('group-retired', { group: name });
+      const { clock, events } = this.options;
+      await this.retired.add(name, Math.round(clock.wallMs() + graceDays * dayMs));
+      events.emit('group-retired', { group: name, graceDays });
     });
+  }
+
+  /** Deletes retired groups whose time has come. */
+  purge(): Promise<void> {
+    return this.changes.run(async () => {
+      for (const group of await this.retired.purge(this.options.clock.wallMs()))
+        this.options.events.emit('group-deleted', { group });
+    });
+  }
+
+  /** Ends the connections of those that are no peers any more. */
+  dismiss(isPeer: (name: string) => boolean): void {
+    for (const session of this.list().flatMap((group) => group.sessionList()))
+      if (!isPeer(session.peerName)) session.close('peer-refused', `${session.peerName} is not in peers any more.`);
   }
 
   /** Takes the group directory of a dead appliance over: moved below our own, opened as it is. Idempotent. */
@@ -168,6 +187,7 @@ export class TargetSide {
     }
     this.groups.set(name, group);
     this.failures.delete(name);
+    this.retries.delete(name);
     return group;
   }
 
@@ -176,12 +196,16 @@ export class TargetSide {
     try {
       await this.start(name);
     } catch (error) {
+      // A crash cut its declaration short: it never was a group, and is declared again.
+      if (isTidemarkError(error, 'group-unknown')) {
+        this.options.events.emit('group-incomplete', { group: name, error: error.message });
+        return;
+      }
       this.failed(name, error);
-      if (!this.closing)
-        this.retries.set(
-          name,
-          this.options.clock.after(reopenMs, () => this.reopen(name)),
-        );
+      if (this.closing) return;
+      const mendable = isTidemarkError(error) && (error.retry || error.code === 'encryption-key');
+      const again = (): void => this.reopen(name);
+      this.retries.set(name, this.options.clock.after(mendable ? reopenMs : reopenDamagedMs, again));
     }
   }
 
