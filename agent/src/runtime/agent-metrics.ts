@@ -1,4 +1,5 @@
 /** Metrics of the data path beside those that the API reads from the groups' states. All are read when asked for. */
+import { readFileSync } from 'node:fs';
 import { Gauge, type Registry } from 'prom-client';
 import type { Histogram } from '../capture/histogram.js';
 import type { NbdServer } from '../nbd/server.js';
@@ -82,6 +83,15 @@ function slab(name: string, help: string, read: (status: ReturnType<SlabPool['st
 
 /** docs/metrics.md is made from it. */
 export const dataPathMetrics: readonly DataPathMetric[] = [
+  {
+    name: 'tidemark_storage_written_bytes_total',
+    help: 'Written to block devices: journal, replica, scratch, spool, compaction together',
+    labels: [],
+    read: () => {
+      const bytes = storageWrittenBytes();
+      return bytes === undefined ? [] : [[{}, bytes]];
+    },
+  },
   perSource('writes_total', 'Changes that were captured', (group) => group.status.capturedCount),
   perSource('bytes_total', 'Bytes that were captured', (group) => group.status.capturedBytes),
   perSource('marks_total', 'Checkpoint marks placed', (group) => group.status.markCount),
@@ -144,6 +154,15 @@ export const dataPathMetrics: readonly DataPathMetric[] = [
         ),
   },
 ];
+
+/** Bytes that this process had written to block devices, as the kernel counts; undefined where it does not tell. */
+function storageWrittenBytes(): number | undefined {
+  try {
+    return Number(/^write_bytes: (\d+)$/m.exec(readFileSync('/proc/self/io', 'utf8'))?.[1]);
+  } catch {
+    return undefined;
+  }
+}
 
 export function registerDataPath(registry: Registry, path: DataPath): void {
   for (const metric of dataPathMetrics) {

@@ -1,6 +1,6 @@
 /** The agent's service over its source and target groups. */
 import { TidemarkError } from '../core/errors.js';
-import type { Clock } from '../core/clock.js';
+import { sleep, type Clock } from '../core/clock.js';
 import type { AgentInfo, Health, PeerStatus } from '../service/agent-schemas.js';
 import type {
   Checkpoint,
@@ -47,6 +47,7 @@ export interface ServiceOptions {
 
 /** Waits until a checkpoint that was marked is durable, at most so long. */
 const checkpointWaitMs = 30_000;
+const viewIdleMs = 500;
 
 export class Service implements AgentService {
   private readonly startedMs: number;
@@ -188,7 +189,7 @@ export class Service implements AgentService {
     if (record?.purpose === 'production') {
       throw new TidemarkError('illegal-state', `View ${view} is what ${name} runs on; roll back or commit instead.`);
     }
-    if (!options.force) group.views.refuseBusy(view);
+    if (!options.force) await this.waitIdle(group, view);
     await group.views.close(view);
   }
 
@@ -274,6 +275,21 @@ export class Service implements AgentService {
 
   waitEvents(after: number, signal: AbortSignal): Promise<void> {
     return this.options.ring.wait(after, signal);
+  }
+
+  /** A client that has just said goodbye may still be counted; one that stays is `view-busy`. */
+  private async waitIdle(group: TargetGroup, view: string): Promise<void> {
+    const { clock } = this.options;
+    const untilMs = clock.monotonicMs() + viewIdleMs;
+    for (;;) {
+      try {
+        group.views.refuseBusy(view);
+        return;
+      } catch (error) {
+        if (clock.monotonicMs() > untilMs) throw error;
+        await sleep(clock, 20);
+      }
+    }
   }
 
   private async adopt(
