@@ -5,6 +5,7 @@ import type { TargetGroup } from '../../agent/src/target/group.js';
 import type { OpenView } from '../../agent/src/target/views.js';
 import type { Payload } from '../../agent/src/nbd/payload.js';
 import type { ClusterView } from './cluster-view.js';
+import type { SourceHost } from './source-host.js';
 import { imagesOf, type TargetHost } from './target-host.js';
 import { sectorBytes, stampedBytes } from './model.js';
 
@@ -416,7 +417,9 @@ export class Actions {
     cluster.counts.zombies++;
     cluster.note('action: the source is cloned');
     const names = cluster.targets.map(({ host }) => host.name);
-    for (const name of names) world.network.partition(old.host.name, name);
+    // Cut off by more than a partition, which other faults may heal.
+    world.network.setTrusted(old.host.name, false);
+    for (const pair of world.network.pairs(old.host.name)) world.network.cut(pair);
     this.later(800, 800, () => {
       const clone = cluster.makeSource(`${old.agent}2`, old.agent, old.specs, names);
       cluster.aliases.set(`${old.agent}2`, old.agent);
@@ -427,11 +430,20 @@ export class Actions {
       cluster.sources[0] = clone;
       clone.start();
       clone.startGuests(world.random.fork(), () => 75);
-      this.later(2500, 2000, () => {
-        for (const name of names) world.network.heal(old.host.name, name);
-        this.later(4000, 2000, () => old.host.kill());
-      });
+      this.zombieReturns(old, clone);
     });
+  }
+
+  /** Only behind the clone's own start: before it nobody could tell which of the two is the newer. */
+  private zombieReturns(old: SourceHost, clone: SourceHost): void {
+    const { network } = this.cluster.world;
+    const registered = clone.group?.status.links.every(({ incarnation }) => incarnation > 0) === true;
+    if (!registered) {
+      this.later(500, 500, () => this.zombieReturns(old, clone));
+      return;
+    }
+    network.setTrusted(old.host.name, true);
+    this.later(4000, 2000, () => old.host.kill());
   }
 
   private async commit(target: TargetHost): Promise<void> {
