@@ -442,6 +442,11 @@ export class Actions {
       this.later(500, 500, () => this.zombieReturns(old, clone));
       return;
     }
+    // Started again meanwhile, it would be a newer start than the clone's.
+    if (old.group?.status.links.every(({ incarnation }) => incarnation > 0) !== true) {
+      old.host.kill();
+      return;
+    }
     network.setTrusted(old.host.name, true);
     this.later(4000, 2000, () => old.host.kill());
   }

@@ -93,7 +93,7 @@ export class Faults {
     if (kind === 'kill') source.host.kill();
     else source.host.powerCut();
     this.later(50, 3000, () => {
-      if (source.host.process === undefined) source.start();
+      if (source.host.process === undefined && !source.retired) source.start();
     });
   }
 

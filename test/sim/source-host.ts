@@ -50,7 +50,8 @@ export class SourceHost {
   running = true;
   /** Hot set: most writes fall into so many sectors from the start of the disk; undefined: anywhere. */
   hotSectors: number | undefined;
-  private retired = false;
+  /** Its guests moved away: it is never started again. */
+  retired = false;
   private exports: ExportBackend[] = [];
   private readonly pending = new Set<Pending>();
 
