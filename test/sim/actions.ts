@@ -167,6 +167,7 @@ export class Actions {
   private async exclusively(view: ViewModel, use: () => Promise<void>): Promise<void> {
     const { process } = view.target.host;
     if (process === undefined || view.user === process || this.openOf(view) === undefined) return;
+    const { group } = view.target;
     view.user = process;
     try {
       if (view.process !== process) {
@@ -178,6 +179,8 @@ export class Actions {
       }
       await use();
     } catch (error) {
+      // The group was closed and opened again under the client, which a real one is cut off by.
+      if (view.target.group !== group) return;
       if (!(error instanceof NbdError) || !(error.code === 'EIO' || error.code === 'ENOSPC')) throw error;
     } finally {
       if (view.user === process) view.user = undefined;
@@ -267,6 +270,8 @@ export class Actions {
     const { group } = target;
     if (view === undefined || group === undefined || view.user === target.host.process) return;
     await this.exclusively(view, () => this.checkView(view));
+    // No client any more, as after its export was removed.
+    view.user = target.host.process;
     this.views.delete(view.id);
     await group.views.close(view.id);
   }

@@ -169,7 +169,9 @@ export class ViewRegistry {
   }
 
   async closeAll(): Promise<void> {
-    for (const { view } of this.open_.values()) {
+    for (const open of this.open_.values()) {
+      const { view } = open;
+      await this.listener.closing(open);
       await view.flush().catch(() => undefined);
       await view.release();
     }

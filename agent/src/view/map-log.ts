@@ -65,8 +65,10 @@ export class MapLog {
     await storage.remove(`${directory}/scratch.map.new`);
     const file = await storage.open(path, 'write');
     try {
-      // What a killed process left in the operating system's cache counts as written only from here.
+      // What a killed process, or a create that failed at its end, left in the operating system's cache counts as
+      // written only from here, its name too.
       await file.datasync();
+      await storage.syncDirectory(directory);
       const bytes = Buffer.alloc(mapHeaderBytes);
       await file.read(bytes, 0);
       const log = new MapLog(storage, directory, file, decodeMapHeader(bytes, path));
