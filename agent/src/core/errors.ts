@@ -42,6 +42,11 @@ export const errorTable = {
   },
   'encryption-key': { retry: false, hint: 'The journal is encrypted; give the key it was written with.' },
   'format-version': { retry: false, hint: 'Written by a newer Tidemark; upgrade this agent.' },
+  // hypervisors
+  'hypervisor-unreachable': { retry: true, hint: 'Check that the daemon runs and that the agent may use its socket.' },
+  'hypervisor-failed': { retry: true, hint: "Read the hypervisor's own words in the message." },
+  'vm-unknown': { retry: false, hint: 'List the VMs with `tidemark vm list`.' },
+  'vm-refused': { retry: false, hint: 'This VM or disk cannot be protected as it is; the message says what to change.' },
   // control
   'config-invalid': { retry: false, hint: 'Correct the named property of the configuration file.' },
   'request-invalid': { retry: false, hint: 'Correct the named property of the request.' },
