@@ -46,7 +46,10 @@ export const errorTable = {
   'hypervisor-unreachable': { retry: true, hint: 'Check that the daemon runs and that the agent may use its socket.' },
   'hypervisor-failed': { retry: true, hint: "Read the hypervisor's own words in the message." },
   'vm-unknown': { retry: false, hint: 'List the VMs with `tidemark vm list`.' },
-  'vm-refused': { retry: false, hint: 'This VM or disk cannot be protected as it is; the message says what to change.' },
+  'vm-refused': {
+    retry: false,
+    hint: 'This VM or disk cannot be protected as it is; the message says what to change.',
+  },
   // control
   'config-invalid': { retry: false, hint: 'Correct the named property of the configuration file.' },
   'request-invalid': { retry: false, hint: 'Correct the named property of the request.' },

@@ -46,9 +46,13 @@ export class Virsh {
           reject(new TidemarkError('timed-out', `virsh ${args[0]} on ${this.uri} took over ${timeoutMs} ms.`));
         else
           reject(
-            new TidemarkError('hypervisor-failed', `virsh ${args[0]} on ${this.uri}: ${stderr.trim() || error.message}`, {
-              cause: error,
-            }),
+            new TidemarkError(
+              'hypervisor-failed',
+              `virsh ${args[0]} on ${this.uri}: ${stderr.trim() || error.message}`,
+              {
+                cause: error,
+              },
+            ),
           );
       });
     });
