@@ -38,6 +38,12 @@ export interface LinkBounds {
   readonly syncQueueBytes: number;
   /** Records wait so long for company before a block is closed. Default 5 ms. */
   readonly lingerMs: number;
+  /**
+   * Sending waits while guests write faster than `burstBytesPerSecond`, less than half of the buffer is used and the wait
+   * is not longer than this: a burst gets the whole processor. 0: never. Default 500 ms and 64 MiB a second.
+   */
+  readonly burstMsMax: number;
+  readonly burstBytesPerSecond: number;
   /** Default 5 s; three unanswered pings close the connection. */
   readonly keepAliveMs: number;
   /** First and longest wait before a new dial; jittered. Default 250 ms and 30 s. */
@@ -83,6 +89,8 @@ export function linkBounds(given: Partial<LinkBounds> = {}): LinkBounds {
     widenAfterMs: 10_000,
     syncQueueBytes: Math.min(16 * MiB, bufferBytes / 4),
     lingerMs: 5,
+    burstMsMax: 500,
+    burstBytesPerSecond: 64 * MiB,
     keepAliveMs: 5000,
     backoffMsMin: 250,
     backoffMsMax: 30_000,

@@ -53,6 +53,8 @@ export class RecordQueue {
   unsentRecordCount = 0;
   /** Chunks closed so far. */
   sealCount = 0;
+  /** Bytes that guests wrote so far; data of a sync does not count. */
+  guestBytes = 0;
 
   constructor(spool: Spool, chunkBodyBytes = chunkBodyBytesMax) {
     this.spool = spool;
@@ -90,6 +92,7 @@ export class RecordQueue {
     this.openBodyBytes += payloadBytes;
     this.memoryBytes += payloadBytes + recordOverheadBytes;
     this.unsentBytes += payloadBytes;
+    if (payload !== undefined) this.guestBytes += payloadBytes;
     this.unsentRecordCount++;
     if (chunkClass === 'alone' || this.openBodyBytes >= this.chunkBodyBytes || this.open.length >= chunkRecordCount)
       this.seal('open');

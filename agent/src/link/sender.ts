@@ -4,6 +4,7 @@
  * cannot wait for itself.
  */
 import { sleep, type Clock } from '../core/clock.js';
+import { BurstWait } from './burst-wait.js';
 import type { BlockEncoder } from './encoder.js';
 import type { LinkBounds, Scheduler } from './environment.js';
 import { bytesOfBlock, type EncodedBlock } from './encoded-block.js';
@@ -37,13 +38,18 @@ export interface SenderOptions {
 
 /** Returns when the session has ended. Throws when a spooled block cannot be read back. */
 export async function sendQueue(session: Session, options: SenderOptions): Promise<void> {
-  const { queue, bounds, signal } = options;
+  const { queue, bounds, clock, signal } = options;
+  const burst = new BurstWait(queue, bounds, clock);
   void session.ended.then(() => signal.wake());
   while (session.end === undefined) {
     const item = queue.firstUnsent();
+    const waitMs = item === undefined ? 0 : burst.waitMs();
     if (item === undefined) {
+      burst.rest();
       if (queue.openRecordCount === 0) await signal.wait();
       else await closeOpenChunk(session, options);
+    } else if (waitMs > 0) {
+      await sleep(clock, waitMs, session.signal).catch(() => undefined);
     } else if (options.isPaused() || queue.inFlightBytes >= bounds.inFlightBytes || !session.hasRoom) {
       await signal.wait();
     } else {
