@@ -209,7 +209,7 @@ export function describeTransport(name: string, create: () => Promise<TransportF
 
 function collect(connection: Connection): () => Buffer {
   const chunks: Uint8Array[] = [];
-  connection.onData((chunk) => chunks.push(chunk));
+  connection.onData((chunk) => chunks.push(new Uint8Array(chunk)));
   return () => Buffer.concat(chunks);
 }
 

@@ -72,11 +72,11 @@ describe('folding', () => {
             lastPart: false,
             sourceTimeUs: 1,
           };
-          const block = await encoder.encode(item.content.records, item.content.bodyBytes, place);
+          const block = await encoder.encodeCopy(item.content.records, item.content.bodyBytes, place);
           queue.setContent(
             item,
             index % 3 === 1
-              ? { at: 'memory', blocks: [block] }
+              ? { at: 'memory', blocks: [block], payloads: [] }
               : { at: 'spool', extents: [await world.drive(spool.append(block))] },
           );
         }

@@ -26,7 +26,7 @@ function block(sequence: number, bytes: number): Promise<EncodedBlock> {
     lastPart: false,
     sourceTimeUs: 5,
   };
-  return encoder.encode([record], bytes, place);
+  return encoder.encodeCopy([record], bytes, place);
 }
 
 describe('spool', () => {

@@ -45,6 +45,10 @@ export const errorTable = {
   // hypervisors
   'hypervisor-unreachable': { retry: true, hint: 'Check that the daemon runs and that the agent may use its socket.' },
   'hypervisor-failed': { retry: true, hint: "Read the hypervisor's own words in the message." },
+  'definition-unknown': {
+    retry: false,
+    hint: 'This checkpoint has no definition of the VM; choose one that was made after the VM was attached.',
+  },
   'vm-unknown': { retry: false, hint: 'List the VMs with `tidemark vm list`.' },
   'vm-refused': {
     retry: false,

@@ -13,6 +13,7 @@ export interface Connection {
   readonly queuedBytes: number;
   /** Queues the pieces in order. Never throws; after a close it is a no-op. The pieces must not change afterwards. */
   send(pieces: readonly Uint8Array[]): void;
+  /** The chunk is the handler's until it returns; its memory is gone afterwards. */
   onData(handler: (chunk: Uint8Array) => void): void;
   /** Called when `queuedBytes` fell below the low-water mark. */
   onDrain(handler: () => void): void;

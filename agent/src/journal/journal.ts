@@ -111,8 +111,8 @@ class SegmentJournal implements Journal {
     return usage;
   }
 
-  append(block: Block, options?: { bodyElided?: boolean }): void {
-    this.#writer.append(block, options?.bodyElided ?? false);
+  append(block: Block, options?: { bodyElided?: boolean; owned?: boolean }): void {
+    this.#writer.append(block, options);
   }
 
   abandon(stream: number): void {

@@ -64,9 +64,10 @@ export interface Journal {
   readonly failure: Error | undefined;
   /**
    * Queues a block (kept in memory until written). A folded range counts only when its last part is durable.
-   * `bodyElided` stores only the fact that [first…last] was received (base data that went to the replica).
+   * `bodyElided` stores only the fact that [first…last] was received (base data that went to the replica). `owned`: the
+   * journal gives the block's memory back when it is durable.
    */
-  append(block: Block, options?: { bodyElided?: boolean }): void;
+  append(block: Block, options?: { bodyElided?: boolean; owned?: boolean }): void;
   /** The connection of the stream is gone: parts of an unfinished folded range are void, the segment may be sealed. */
   abandon(stream: number): void;
   /** Called whenever `durable` moved, after the fdatasync. */

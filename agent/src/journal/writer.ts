@@ -5,6 +5,7 @@
 import type { Block } from '../block/block.js';
 import { invariant } from '../core/invariant.js';
 import { isPlanted } from '../core/planted.js';
+import { releaseBytes } from '../core/release-bytes.js';
 import type { ManifestLog } from '../target/manifest-records.js';
 import type { JournalContext } from './context.js';
 import { comparePositions, type Position } from './position.js';
@@ -23,6 +24,7 @@ interface Item {
   readonly block: Block | undefined;
   readonly stream: number;
   readonly elided: boolean;
+  readonly owned: boolean;
 }
 
 interface Waiter {
@@ -74,7 +76,7 @@ export class JournalWriter {
     return [this.sealing, this.active].filter((segment) => segment !== undefined);
   }
 
-  append(block: Block, elided: boolean): void {
+  append(block: Block, { bodyElided = false, owned = false } = {}): void {
     if (this.#fatal !== undefined) throw this.#fatal;
     const { header } = block;
     if (!header.folded || header.part === 0) {
@@ -85,11 +87,11 @@ export class JournalWriter {
       this.received[header.stream] = { incarnation: header.incarnation, sequence: header.lastSequence };
     }
     this.pendingBytes += block.bytes.length;
-    this.#push({ block, stream: header.stream, elided });
+    this.#push({ block, stream: header.stream, elided: bodyElided, owned });
   }
 
   abandon(stream: number): void {
-    if (this.#fatal === undefined) this.#push({ block: undefined, stream, elided: false });
+    if (this.#fatal === undefined) this.#push({ block: undefined, stream, elided: false, owned: false });
   }
 
   flush(): Promise<void> {
@@ -206,6 +208,10 @@ export class JournalWriter {
     this.pendingBytes -= items.reduce((sum, item) => sum + (item.block?.bytes.length ?? 0), 0);
     this.#doneCount += items.length;
     const moved = this.#moveDurable(items);
+    for (const [index, { block, owned }] of items.entries()) {
+      // Marks of an unfinished folded range are read when its last part is here.
+      if (owned && block !== undefined && placed[index]?.body === undefined) releaseBytes(block.bytes);
+    }
     this.#waiters = this.#waiters.filter((waiter) => {
       if (waiter.appended > this.#doneCount) return true;
       waiter.resolve();

@@ -2,6 +2,7 @@
 import { crc32 } from 'node:zlib';
 import { blockHeaderBytes, encodeHeader, encodeTable } from '../block/block.js';
 import type { BlockRecord } from '../block/record.js';
+import { releaseBytes } from '../core/release-bytes.js';
 import type { Compressor } from './environment.js';
 import type { CompressionPolicy } from './compression.js';
 import type { EncodedBlock } from './encoded-block.js';
@@ -38,29 +39,41 @@ export class BlockEncoder {
     this.policy = policy;
   }
 
-  /** Copies the payloads together, so that the caller may release them when this returns. */
-  async encode(records: readonly RawRecord[], bodyBytes: number, place: BlockPlace): Promise<EncodedBlock> {
-    const raw = new Uint8Array(bodyBytes);
+  /** The bytes of the block lie in the payloads themselves when it could not be made smaller (`copied` is false). */
+  async encode(
+    records: readonly RawRecord[],
+    bodyBytes: number,
+    place: BlockPlace,
+  ): Promise<{ block: EncodedBlock; copied: boolean }> {
     const placed: BlockRecord[] = [];
+    const pieces: Uint8Array[] = [];
     let at = 0;
     for (const { kind, disk, offsetBytes, lengthBytes, bytes, sequence } of records) {
       placed.push({ kind, disk, offsetBytes, lengthBytes, bodyOffset: bytes === undefined ? 0 : at, sequence });
       if (bytes === undefined) continue;
-      raw.set(bytes, at);
+      pieces.push(bytes);
       at += bytes.length;
     }
     const { identity } = this;
-    const body = await this.compress(raw);
+    const smaller = await this.compress(pieces, bodyBytes);
+    const body = smaller === undefined ? pieces : [smaller];
     const table = encodeTable(placed, place.firstSequence);
-    const compressed = body !== raw;
+    const compressed = smaller !== undefined;
     const header = encodeHeader(
       { ...identity, ...place, compressed, encrypted: false, bodyRawBytes: bodyBytes },
       table,
-      [body],
+      body,
     );
     this.rawBytes += bodyBytes;
-    this.storedBytes += body.length;
-    return [header, table, body];
+    this.storedBytes += smaller?.length ?? bodyBytes;
+    return { block: [header, table, ...body], copied: compressed };
+  }
+
+  /** As `encode`; the block keeps nothing of the records' payloads. */
+  async encodeCopy(records: readonly RawRecord[], bodyBytes: number, place: BlockPlace): Promise<EncodedBlock> {
+    const { block, copied } = await this.encode(records, bodyBytes, place);
+    const [header, table, ...body] = block as [Uint8Array, Uint8Array, ...Uint8Array[]];
+    return copied ? block : [header, table, concat(body, bodyBytes)];
   }
 
   /** The block with the epoch that is in force now; its records and body stay as they are. */
@@ -77,11 +90,24 @@ export class BlockEncoder {
     return [stamped, table, ...body];
   }
 
-  private async compress(raw: Uint8Array): Promise<Uint8Array> {
-    const level = this.policy.level(raw.length);
-    if (level === 0) return raw;
+  private async compress(pieces: readonly Uint8Array[], bodyBytes: number): Promise<Uint8Array | undefined> {
+    const level = this.policy.level(bodyBytes);
+    if (level === 0) return undefined;
+    const raw = concat(pieces, bodyBytes);
     const compressed = await this.compressor.compress(raw, level);
-    this.policy.observe(raw.length, compressed.length);
-    return compressed.length < raw.length ? compressed : raw;
+    releaseBytes(raw);
+    this.policy.observe(bodyBytes, compressed.length);
+    return compressed.length < bodyBytes ? compressed : undefined;
   }
+}
+
+/** In memory of its own, not in Node's shared pool. */
+function concat(pieces: readonly Uint8Array[], totalBytes: number): Uint8Array {
+  const whole = Buffer.allocUnsafeSlow(totalBytes);
+  let at = 0;
+  for (const piece of pieces) {
+    whole.set(piece, at);
+    at += piece.length;
+  }
+  return whole;
 }

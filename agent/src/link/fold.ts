@@ -203,7 +203,7 @@ class PartWriter {
       lastPart,
       sourceTimeUs: last.sourceTimeUs,
     };
-    const block = await this.context.encoder.encode(this.records, this.partBytes, place);
+    const block = await this.context.encoder.encodeCopy(this.records, this.partBytes, place);
     this.bodyBytes += this.partBytes;
     this.recordCount += this.records.length;
     this.records = [];

@@ -9,7 +9,9 @@ import { isPlanted } from '../core/planted.js';
 import type { Connection } from '../core/transport.js';
 import type { Ack, Hello, Welcome } from '../stream/messages.js';
 import { protocolVersion } from '../stream/messages.js';
+import type { DefinitionBlob } from '../stream/definitions.js';
 import { CompressionPolicy } from './compression.js';
+import { DefinitionOffers } from './definition-offers.js';
 import { describeLink } from './describe-link.js';
 import { BlockEncoder } from './encoder.js';
 import { linkBounds, type LinkBounds, type LinkOptions } from './environment.js';
@@ -81,6 +83,7 @@ export class SourceLink {
   private readonly stopping = new AbortController();
   private readonly epochFile: EpochFile;
   private readonly rate: Rate;
+  private readonly offers: DefinitionOffers;
   private retryNow = new AbortController();
   private running: Promise<void> | undefined;
   private session: Session | undefined;
@@ -113,6 +116,7 @@ export class SourceLink {
       fileBytes: bounds.spoolFileBytes,
     });
     this.epochFile = new EpochFile(storage, directory);
+    this.offers = new DefinitionOffers((vm, reason) => this.emit('definition-refused', { vm, reason }));
     this.queue = new RecordQueue(this.spool, Math.min(chunkBodyBytesMax, bounds.bufferBytes / 8));
     this.encoder = new BlockEncoder(options.compressor, new CompressionPolicy(options.cpuIdleShare));
     const parts = {
@@ -202,8 +206,16 @@ export class SourceLink {
     this.taking.contentUnknown(disk, offsetBytes, lengthBytes);
   }
 
+  /** The mark names the VM definitions that this target holds. */
   mark(request: MarkRequest): GivenMark | undefined {
-    return this.taking.mark(request);
+    const { named } = this.offers;
+    if (named === undefined) return this.taking.mark(request);
+    return this.taking.mark({ ...request, attributes: { ...request.attributes, definitions: named } });
+  }
+
+  /** What later marks name for the VM, once the target has it; undefined: nothing any more. */
+  setDefinition(vm: string, blob: DefinitionBlob | undefined): void {
+    this.offers.set(vm, blob);
   }
 
   /** The agent runs out of slabs: move what is in memory to the spool, or give way to the bitmap. */
@@ -298,6 +310,7 @@ export class SourceLink {
           if (given !== undefined) session.sendHeld(hold.barrier, given.sequence, given.sourceTimeMs);
         },
         release: (barrier) => session.sendReleased(barrier, this.group.release(this, barrier)),
+        definitionState: (state) => this.offers.answered(state),
         drained: () => this.signal.wake(),
       },
       this.bounds.keepAliveMs,
@@ -386,6 +399,7 @@ export class SourceLink {
       resumed,
       durableSequence: welcome.durableSequence,
     });
+    this.offers.connected(session);
     this.group.welcomed(this, welcome.streamCount, welcome.checkpointIntervalMs);
     this.changed();
     taking.runner.pump();
@@ -452,6 +466,7 @@ export class SourceLink {
   private ended(end: SessionEnd, connected: boolean): void {
     this.session = undefined;
     this.connectedSinceMs = undefined;
+    this.offers.disconnected();
     this.taking.runner.disconnected();
     this.queue.unsend();
     const refused = end.code !== 'peer-unreachable' && end.code !== 'shutting-down';

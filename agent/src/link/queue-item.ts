@@ -24,7 +24,8 @@ export interface RawRecord {
 
 export type ItemContent =
   | { readonly at: 'raw'; readonly records: readonly RawRecord[]; readonly bodyBytes: number }
-  | { readonly at: 'memory'; readonly blocks: readonly EncodedBlock[] }
+  /** `payloads`: what the blocks' bytes lie in, when they were not copied; released with the item. */
+  | { readonly at: 'memory'; readonly blocks: readonly EncodedBlock[]; readonly payloads: readonly Payload[] }
   | { readonly at: 'spool'; readonly extents: readonly SpoolExtent[] }
   | { readonly at: 'gone' };
 

@@ -135,6 +135,7 @@ export class RecordQueue {
     this.memoryBytes += memoryBytesOf(content) - memoryBytesOf(old);
     item.content = content;
     if (old.at === 'raw') for (const record of old.records) record.payload?.release();
+    else if (old.at === 'memory') for (const payload of old.payloads) payload.release();
     else if (old.at === 'spool') for (const extent of old.extents) this.spool.free(extent);
   }
 

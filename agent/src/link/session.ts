@@ -6,10 +6,12 @@ import type { z } from 'zod';
 import type { Clock, Timer } from '../core/clock.js';
 import { isTidemarkError, TidemarkError } from '../core/errors.js';
 import type { Connection } from '../core/transport.js';
+import { encodeDefinition, type DefinitionBlob } from '../stream/definitions.js';
 import { decodeNeed, encodeDigests, type DigestsMessage, type NeedMessage } from '../stream/digests.js';
 import { encodeFrame, encodeJsonFrame, FrameDecoder, parseFrame, type Frame } from '../stream/frame.js';
 import {
   ackSchema,
+  definitionStateSchema,
   epochSchema,
   FrameType,
   holdSchema,
@@ -19,6 +21,7 @@ import {
   releaseSchema,
   welcomeSchema,
   type Ack,
+  type DefinitionState,
   type Hello,
   type Welcome,
 } from '../stream/messages.js';
@@ -31,6 +34,7 @@ export interface SessionEvents {
   need(message: NeedMessage): void;
   hold(hold: Hold): void;
   release(barrier: string): void;
+  definitionState(state: DefinitionState): void;
   /** The socket can take more. */
   drained(): void;
 }
@@ -49,6 +53,7 @@ const afterWelcome: ReadonlySet<FrameType> = new Set([
   FrameType.hold,
   FrameType.release,
   FrameType.need,
+  FrameType.definitionState,
   FrameType.epoch,
   FrameType.refuse,
 ]);
@@ -129,6 +134,14 @@ export class Session {
     this.connection.send(encodeFrame(FrameType.digests, encodeDigests(message)));
   }
 
+  sendOffer(hashes: readonly string[]): void {
+    this.connection.send(encodeJsonFrame(FrameType.offer, { hashes }));
+  }
+
+  sendDefinition(blob: DefinitionBlob): void {
+    this.connection.send(encodeFrame(FrameType.definition, encodeDefinition(blob)));
+  }
+
   sendHeld(barrier: string, sequence: number, sourceTimeMs: number): void {
     this.connection.send(encodeJsonFrame(FrameType.held, { barrier, sequence, sourceTimeMs }));
   }
@@ -189,6 +202,9 @@ export class Session {
         return;
       case FrameType.need:
         this.events.need(decodeNeed(frame.payload));
+        return;
+      case FrameType.definitionState:
+        this.events.definitionState(parseFrame(definitionStateSchema, frame));
         return;
       case FrameType.hold:
         this.events.hold(parseFrame(holdSchema, frame));

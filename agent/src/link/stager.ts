@@ -99,7 +99,7 @@ export class Stager {
     const { queue, encoder } = this.options;
     if (item.content.at !== 'raw') return;
     const { records, bodyBytes } = item.content;
-    const block = await encoder.encode(records, bodyBytes, {
+    const { block, copied } = await encoder.encode(records, bodyBytes, {
       firstSequence: item.first,
       lastSequence: item.last,
       folded: false,
@@ -107,7 +107,10 @@ export class Stager {
       lastPart: false,
       sourceTimeUs: item.sourceTimeUs,
     });
-    if ((item.content as QueueItem['content']).at === 'raw') queue.setContent(item, { at: 'memory', blocks: [block] });
+    if ((item.content as QueueItem['content']).at !== 'raw') return;
+    const payloads = copied ? [] : records.flatMap(({ payload }) => payload ?? []);
+    for (const payload of payloads) payload.retain();
+    queue.setContent(item, { at: 'memory', blocks: [block], payloads });
   }
 
   private async toSpool(item: QueueItem): Promise<void> {

@@ -1,5 +1,6 @@
 /** One established TLS socket as a {@link Connection}. Reading starts when the data handler is set. */
 import type { TLSSocket } from 'node:tls';
+import { releaseBytes } from '../core/release-bytes.js';
 import type { Connection, PeerIdentity } from '../core/transport.js';
 import type { TlsLimits } from './tls-options.js';
 
@@ -40,6 +41,7 @@ export class TlsConnection implements Connection {
     this.#dataHandler = handler;
     this.#socket.on('data', (chunk: Uint8Array) => {
       if (this.#reason === undefined) this.#dataHandler?.(chunk);
+      releaseBytes(chunk);
     });
     if (this.#paused) this.#socket.pause();
   }

@@ -3,7 +3,7 @@
  *
  * The decoder holds at most one payload under way; a frame is refused from its header alone when its type is unknown or
  * not accepted here, its reserved field is not 0 or its length is over `payloadBytesMax` of the type. Every payload byte
- * is copied at most once, however the network cuts the stream. After a refusal the decoder refuses everything.
+ * is copied once, however the network cuts the stream. After a refusal the decoder refuses everything.
  */
 import type { z } from 'zod';
 import { invariant } from '../core/invariant.js';
@@ -12,7 +12,7 @@ import { FrameType, frameHeaderBytes, payloadBytesMax } from './messages.js';
 
 const magic = 0x54;
 
-/** A whole frame. `payload` may be a view onto the chunk it came in; it is never changed afterwards. */
+/** A whole frame. `payload` is memory of its own, the receiver's from now on. */
 export interface Frame {
   readonly type: FrameType;
   readonly payload: Uint8Array;
@@ -89,14 +89,7 @@ export class FrameDecoder {
       if (this.payload === undefined) {
         at = this.takeHeader(chunk, at);
         if (this.headerFilled < frameHeaderBytes) return;
-        const lengthBytes = this.openPayload();
-        if (chunk.length - at >= lengthBytes) {
-          const whole = chunk.subarray(at, at + lengthBytes);
-          at += lengthBytes;
-          this.finish(lengthBytes * 4 >= chunk.length ? whole : whole.slice(), onFrame);
-          continue;
-        }
-        this.payload = new Uint8Array(lengthBytes);
+        this.payload = Buffer.allocUnsafeSlow(this.openPayload());
       }
       const take = Math.min(chunk.length - at, this.payload.length - this.payloadFilled);
       this.payload.set(chunk.subarray(at, at + take), this.payloadFilled);

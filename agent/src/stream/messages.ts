@@ -35,6 +35,12 @@ export const FrameType = {
   need: 13,
   /** The target fences this source (failover), or lifts it; the source closes and says hello again. */
   epoch: 14,
+  /** VM definitions that the source's marks shall name (source to target); answered by one `definitionState` each. */
+  offer: 15,
+  /** One of them, whole (source to target), asked for by `wanted`. */
+  definition: 16,
+  /** What the target has of an offered definition (target to source). */
+  definitionState: 17,
 } as const;
 export type FrameType = (typeof FrameType)[keyof typeof FrameType];
 
@@ -133,6 +139,26 @@ export const digestBytes = 16;
  */
 export const digestCountMax = 1024;
 
+/** VMs of a group whose definitions one agent sends. */
+export const definitionCountMax = 256;
+/** Bytes of one definition: domain XML, firmware variables, small media. */
+export const definitionBytesMax = 8 * 1024 * 1024;
+export const definitionHashBytes = 32;
+/**
+ * `definition` payload: 32 bytes SHA-256 of the rest, then 1…definitionBytesMax bytes of UTF-8 JSON (`VmDefinition`).
+ * A mark names `attributes.definitions` = {vm: hash in hexadecimal}, only hashes that this target called `stored`.
+ */
+export const definitionHashSchema = z.string().regex(/^[0-9a-f]{64}$/);
+export const offerSchema = z.strictObject({ hashes: z.array(definitionHashSchema).max(definitionCountMax) });
+export type Offer = z.infer<typeof offerSchema>;
+/** `stored`: durable. `wanted`: send it. `refused`: it is left out of the marks. */
+export const definitionStateSchema = z.strictObject({
+  hash: definitionHashSchema,
+  state: z.enum(['stored', 'wanted', 'refused']),
+  reason: z.string().max(512).optional(),
+});
+export type DefinitionState = z.infer<typeof definitionStateSchema>;
+
 /** Largest payload accepted for each frame type. */
 export const payloadBytesMax: Record<FrameType, number> = {
   1: 65_536,
@@ -149,4 +175,7 @@ export const payloadBytesMax: Record<FrameType, number> = {
   12: 16 + digestCountMax * digestBytes,
   13: 16 + digestCountMax / 8,
   14: 1024,
+  15: 65_536,
+  16: definitionHashBytes + definitionBytesMax,
+  17: 1024,
 };

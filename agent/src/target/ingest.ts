@@ -29,6 +29,8 @@ interface Item {
   /** Runs in order with the blocks; `undefined` for a block. */
   readonly task: (() => Promise<void>) | undefined;
   readonly block: Block | undefined;
+  /** The block holds base data and nothing else. */
+  readonly isBase: boolean;
 }
 
 /** True when every record is base data, false when none is; a mixture is refused. */
@@ -60,13 +62,14 @@ export class Ingest {
     return this.queuedBytesNow;
   }
 
+  /** Takes the block's memory over. Throws when it mixes base data with other records. */
   pushBlock(source: IngestSource, block: Block): void {
-    this.push({ source, block, task: undefined, bytes: block.bytes.length });
+    this.push({ source, block, isBase: isBaseBlock(block), task: undefined, bytes: block.bytes.length });
   }
 
   /** Runs `task` after every block that was pushed before it was appended. */
   pushTask(source: IngestSource, task: () => Promise<void>): void {
-    this.push({ source, task, block: undefined, bytes: 0 });
+    this.push({ source, task, block: undefined, isBase: false, bytes: 0 });
   }
 
   /** Resolves when the queue has been empty once. */
@@ -102,11 +105,11 @@ export class Ingest {
       closeAll(batch, error);
       return;
     }
-    for (const { source, block, task } of batch) {
+    for (const { source, block, isBase, task } of batch) {
       if (source.closed) continue;
       try {
         if (task !== undefined) await task();
-        else if (block !== undefined) this.append(source, block);
+        else if (block !== undefined) this.append(source, block, isBase);
       } catch (error) {
         close(source, error);
       }
@@ -115,8 +118,8 @@ export class Ingest {
 
   private async applyBase(batch: readonly Item[]): Promise<void> {
     let applied = false;
-    for (const { source, block } of batch) {
-      if (block === undefined || source.closed || !isBaseBlock(block)) continue;
+    for (const { source, block, isBase } of batch) {
+      if (block === undefined || source.closed || !isBase) continue;
       if (!isBlockCurrent(block.header, this.manifest.state)) continue;
       const body = blockBody(block);
       for (const record of decodeTable(block.header, block.table)) {
@@ -129,14 +132,14 @@ export class Ingest {
   }
 
   /** Synchronous on purpose: the check and the append see the same state. */
-  private append(source: IngestSource, block: Block): void {
+  private append(source: IngestSource, block: Block, isBase: boolean): void {
     const { header } = block;
     if (!isBlockCurrent(header, this.manifest.state)) {
       source.close('stale-epoch', `Block of epoch ${header.epoch}, incarnation ${header.incarnation} is stale.`);
       return;
     }
     this.checkDisks(block);
-    this.journal.append(block, isBaseBlock(block) ? { bodyElided: true } : {});
+    this.journal.append(block, { bodyElided: isBase, owned: true });
   }
 
   /** No record may touch a disk that is not the stream's, or bytes outside it. */

@@ -3,11 +3,13 @@ import { decodeBlock } from '../block/block.js';
 import type { Clock, Timer } from '../core/clock.js';
 import { isTidemarkError, TidemarkError } from '../core/errors.js';
 import type { Connection } from '../core/transport.js';
+import { decodeDefinition } from '../stream/definitions.js';
 import { encodeJsonFrame, FrameDecoder, parseFrame, type Frame } from '../stream/frame.js';
 import {
   FrameType,
   heldSchema,
   helloSchema,
+  offerSchema,
   pingSchema,
   releasedSchema,
   type Ack,
@@ -17,6 +19,8 @@ import {
 import { ContiguityGate } from './admission.js';
 import type { BarrierParticipant, BarrierRequest } from './barrier.js';
 import { DeltaSync, type DeltaSource } from './delta.js';
+import { DefinitionIntake } from './definition-intake.js';
+import type { DefinitionStore } from './definitions.js';
 import type { IngestSource, Ingest } from './ingest.js';
 import type { BarrierCoordinator } from './barrier.js';
 
@@ -25,6 +29,7 @@ export interface SessionGroup {
   readonly ingest: Ingest;
   readonly barrier: BarrierCoordinator;
   readonly delta: DeltaSource;
+  readonly definitions: DefinitionStore;
   /** Checks, makes the incarnation durable, replaces an older session of the stream. */
   admit(hello: Hello, session: TargetSession): Promise<Welcome>;
   /** Durable and received sequence of a stream in that incarnation, and whether the target can take more. */
@@ -43,6 +48,8 @@ const sourceFrames: ReadonlySet<FrameType> = new Set([
   FrameType.digests,
   FrameType.held,
   FrameType.released,
+  FrameType.offer,
+  FrameType.definition,
   FrameType.ping,
   FrameType.pong,
 ]);
@@ -67,6 +74,7 @@ export class TargetSession implements IngestSource, BarrierParticipant {
   private group: SessionGroup | undefined;
   private gate: ContiguityGate | undefined;
   private deltaSync: DeltaSync | undefined;
+  private intake: DefinitionIntake | undefined;
   private readonly decoder = new FrameDecoder(new Set([FrameType.hello]));
   private paused = false;
   private lastHeardMs: number;
@@ -172,8 +180,7 @@ export class TargetSession implements IngestSource, BarrierParticipant {
         break;
       case FrameType.digests: {
         const delta = (this.deltaSync ??= new DeltaSync(this.group.delta, (pieces) => this.sendPieces(pieces)));
-        const copy = frame.payload.slice();
-        this.group.ingest.pushTask(this, () => delta.answer(copy));
+        this.group.ingest.pushTask(this, () => delta.answer(frame.payload));
         break;
       }
       case FrameType.held: {
@@ -186,6 +193,12 @@ export class TargetSession implements IngestSource, BarrierParticipant {
         this.group.barrier.released(this.stream, released.barrier, released.unbroken);
         break;
       }
+      case FrameType.offer:
+        this.definitions(this.group).offered(parseFrame(offerSchema, frame));
+        break;
+      case FrameType.definition:
+        this.definitions(this.group).arrived(decodeDefinition(frame.payload));
+        break;
       case FrameType.ping:
         this.onPing(this.group, parseFrame(pingSchema, frame));
         break;
@@ -247,6 +260,11 @@ export class TargetSession implements IngestSource, BarrierParticipant {
     this.clockSamples.push(wallMs - ping.wallMs);
     if (this.clockSamples.length > clockSampleCountMax) this.clockSamples.shift();
     group.observeSourceClock(this.clockBehindMs ?? 0);
+  }
+
+  private definitions(group: SessionGroup): DefinitionIntake {
+    this.intake ??= new DefinitionIntake(group.definitions, (state) => this.send(FrameType.definitionState, state));
+    return this.intake;
   }
 
   private sendPieces(pieces: readonly Uint8Array[]): void {

@@ -1,4 +1,5 @@
 /** One end of a simulated connection. */
+import { releaseBytes } from '../../../agent/src/core/release-bytes.js';
 import type { Connection, PeerIdentity } from '../../../agent/src/core/transport.js';
 import type { IoOwner } from './sim-disk.js';
 import type { Arrival, SimPipe } from './sim-pipe.js';
@@ -115,7 +116,10 @@ export class SimConnection implements Connection {
         return;
       }
       this.#in!.taken(arrival.length);
-      this.#dataHandler(arrival);
+      // The handler's until it returns, as the contract says.
+      const chunk = new Uint8Array(arrival);
+      this.#dataHandler(chunk);
+      releaseBytes(chunk);
     }
   }
 

@@ -194,7 +194,7 @@ describe('network', () => {
     const { world, a, b, near, farHeard } = await twoHosts(5);
     const chunks: Uint8Array[] = [];
     const { near: near2, far: far2 } = await connect(world, a, b);
-    far2.onData((chunk) => chunks.push(chunk));
+    far2.onData((chunk) => chunks.push(new Uint8Array(chunk)));
     const sent = a.process!.random.bytes(200_000);
     near2.send([sent.subarray(0, 100_000)]);
     world.network.partition('a', 'b');
