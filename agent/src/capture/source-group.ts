@@ -10,6 +10,7 @@ import { checkpointId } from '../core/ids.js';
 import { invariant } from '../core/invariant.js';
 import type { Random } from '../core/random.js';
 import type { LinkOptions } from '../link/environment.js';
+import type { DefinitionBlob } from '../stream/definitions.js';
 import { SourceLink, type LinkGroup } from '../link/link.js';
 import type { Change, GivenMark, MarkRequest } from '../link/link-capture.js';
 import type { LinkStatus } from '../link/link-status.js';
@@ -71,6 +72,7 @@ export class SourceGroup implements LinkGroup {
   private readonly detached = new Set<number>();
   private readonly timers = new Map<SourceLink, CheckpointTimer | undefined>();
   private readonly streamCounts = new Map<SourceLink, number>();
+  private readonly definitions = new Map<string, DefinitionBlob>();
   private linkList: SourceLink[] = [];
   private capturedBytes = 0;
   private capturedCount = 0;
@@ -95,6 +97,7 @@ export class SourceGroup implements LinkGroup {
   addLink(options: LinkOptions): SourceLink {
     const link = new SourceLink(this, options);
     this.linkList = [...this.linkList, link];
+    for (const [vm, blob] of this.definitions) link.setDefinition(vm, blob);
     link.start();
     return link;
   }
@@ -140,6 +143,13 @@ export class SourceGroup implements LinkGroup {
     }
     this.contentUnknown(disk, 0, this.disks[disk]?.sizeBytes ?? 0);
     this.detached.delete(disk);
+  }
+
+  /** The VM's definition from now on: later checkpoints name it. Undefined: the VM left the group. */
+  setDefinition(vm: string, blob: DefinitionBlob | undefined): void {
+    if (blob === undefined) this.definitions.delete(vm);
+    else this.definitions.set(vm, blob);
+    for (const link of this.linkList) link.setDefinition(vm, blob);
   }
 
   /** Places a checkpoint on every link now. Throws `illegal-state` when none can take it. */

@@ -47,10 +47,19 @@ export function listCheckpoints(marks: readonly JournalMark[], state: ManifestSt
       disksMissing: [...missing].sort((a, b) => a - b),
       epoch: first.epoch,
       vector,
-      ...(first.mark.attributes === undefined ? {} : { attributes: { ...first.mark.attributes } }),
+      ...attributesOf(together),
     });
   }
   return list;
+}
+
+/** Of all streams; each agent names the definitions of its own VMs. */
+function attributesOf(together: readonly JournalMark[]): Pick<Checkpoint, 'attributes'> {
+  const all = together.flatMap(({ mark }) => (mark.attributes === undefined ? [] : [mark.attributes]));
+  const first = all[0];
+  if (first === undefined) return {};
+  const definitions = Object.assign({}, ...all.map((attributes) => attributes['definitions'])) as object;
+  return { attributes: { ...first, ...(Object.keys(definitions).length === 0 ? {} : { definitions }) } };
 }
 
 function isVerdictComplete(id: string, together: readonly JournalMark[], state: ManifestState): boolean {

@@ -5,6 +5,7 @@ import type { Mutex } from '../core/mutex.js';
 import type { Random } from '../core/random.js';
 import type { Storage } from '../core/storage.js';
 import type { Journal } from '../journal/types.js';
+import type { DefinitionStore } from './definitions.js';
 import type { Checkpoint } from './manifest-records.js';
 import type { Manifest } from './manifest.js';
 import type { ReplicaSet } from './replica-set.js';
@@ -24,6 +25,8 @@ export interface GroupContext {
   readonly settings: GroupSettings;
   /** 32 bytes when the group is encrypted at rest. */
   readonly key: Uint8Array | undefined;
+  /** VM definitions that checkpoints name. */
+  readonly definitions: DefinitionStore;
   /**
    * Held while a checkpoint is chosen and its use made durable (pin, promotion, failover), so that they never cross.
    */

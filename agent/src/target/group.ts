@@ -16,6 +16,7 @@ import { checkEpoch } from './admission.js';
 import { BarrierCoordinator } from './barrier.js';
 import { listCheckpoints } from './checkpoints.js';
 import type { GroupContext } from './context.js';
+import { DefinitionStore } from './definitions.js';
 import type { DeltaSource } from './delta.js';
 import { Ingest } from './ingest.js';
 import type { Checkpoint } from './manifest-records.js';
@@ -189,6 +190,7 @@ export class TargetGroup implements SessionGroup {
       replicas,
       settings,
       key,
+      definitions: new DefinitionStore({ storage, clock, random, directory, key }),
       lock: new Mutex(),
       checkpoints: () => opened.checkpoints(),
       pinned: () => opened.pinned(),
@@ -205,6 +207,10 @@ export class TargetGroup implements SessionGroup {
 
   get name(): string {
     return this.context.name;
+  }
+
+  get definitions(): DefinitionStore {
+    return this.context.definitions;
   }
 
   get connectedStreams(): number[] {

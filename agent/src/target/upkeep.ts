@@ -49,6 +49,7 @@ export class Upkeep {
     const listed = new Set(context.checkpoints().map(({ id }) => id));
     const endedBeforeMs = context.clock.wallMs() - operationKeepMs;
     await context.manifest.compact(context.settings.manifestBytes, (id) => listed.has(id), endedBeforeMs);
+    await context.definitions.sweep(context.checkpoints());
     for (let merges = 0; merges < mergesPerRound && (await context.journal.maintain()); merges++);
   }
 
