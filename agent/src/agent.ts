@@ -28,7 +28,8 @@ import { eventSink } from './runtime/events.js';
 import { every } from './runtime/every.js';
 import { HealthChecks } from './runtime/health.js';
 import { KeyFiles } from './runtime/key-files.js';
-import { idleShareMeter, throttleSchedule, turnScheduler, zstdCompressor } from './runtime/machine.js';
+import { idleShareMeter, throttleSchedule, turnScheduler } from './runtime/machine.js';
+import { ZstdThread } from './runtime/zstd-thread.js';
 import { NbdExports } from './runtime/nbd-exports.js';
 import { Service } from './runtime/service.js';
 import { SourceSide } from './runtime/source-side.js';
@@ -71,6 +72,7 @@ class Agent {
   private readonly sources: SourceSide;
   private readonly targets: TargetSide;
   private readonly health: HealthChecks;
+  private readonly compressor = new ZstdThread();
   private nextPurgeMs = 0;
   private listener: TlsListener | undefined;
   private api: ApiServer | undefined;
@@ -112,7 +114,7 @@ class Agent {
         ...shared,
         dialer: this.dialer,
         scheduler: turnScheduler,
-        compressor: zstdCompressor,
+        compressor: this.compressor,
         cpuIdleShare: idleShareMeter(),
         throttle: this.throttle,
         software: version,
@@ -159,6 +161,7 @@ class Agent {
     await this.targets.close();
     await this.nbd.close({ graceMs: 0 });
     await this.catalogue.close();
+    await this.compressor.close();
   }
 
   private async listenStream(address: string): Promise<void> {

@@ -2,7 +2,6 @@
 import { crc32 } from 'node:zlib';
 import { blockHeaderBytes, encodeHeader, encodeTable } from '../block/block.js';
 import type { BlockRecord } from '../block/record.js';
-import { releaseBytes } from '../core/release-bytes.js';
 import type { Compressor } from './environment.js';
 import type { CompressionPolicy } from './compression.js';
 import type { EncodedBlock } from './encoded-block.js';
@@ -93,16 +92,14 @@ export class BlockEncoder {
   private async compress(pieces: readonly Uint8Array[], bodyBytes: number): Promise<Uint8Array | undefined> {
     const level = this.policy.level(bodyBytes);
     if (level === 0) return undefined;
-    const raw = concat(pieces, bodyBytes);
-    const compressed = await this.compressor.compress(raw, level);
-    releaseBytes(raw);
+    const compressed = await this.compressor.compress(concat(pieces, bodyBytes), level);
     this.policy.observe(bodyBytes, compressed.length);
     return compressed.length < bodyBytes ? compressed : undefined;
   }
 }
 
 /** In memory of its own, not in Node's shared pool. */
-function concat(pieces: readonly Uint8Array[], totalBytes: number): Uint8Array {
+function concat(pieces: readonly Uint8Array[], totalBytes: number): Uint8Array<ArrayBuffer> {
   const whole = Buffer.allocUnsafeSlow(totalBytes);
   let at = 0;
   for (const piece of pieces) {

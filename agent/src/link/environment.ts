@@ -11,9 +11,10 @@ export interface Scheduler {
   yield(): Promise<void>;
 }
 
-/** zstd; production runs it on the thread pool, the simulation at once. `level` is 1…6. */
+/** zstd; production runs it on a thread of its own, the simulation at once. `level` is 1…6. */
 export interface Compressor {
-  compress(raw: Uint8Array, level: number): Promise<Uint8Array> | Uint8Array;
+  /** The memory of `raw`, a whole buffer, is the compressor's from now on. */
+  compress(raw: Uint8Array<ArrayBuffer>, level: number): Promise<Uint8Array> | Uint8Array;
 }
 
 /** Bounds of one link; all of them are shown in its status. */

@@ -1,19 +1,11 @@
-/** What the data path takes from the machine besides disk, clock and network: turns, processors, zstd, time windows. */
+/** What the data path takes from the machine besides disk, clock and network: turns, processors, time windows. */
 import { cpus } from 'node:os';
-import { promisify } from 'node:util';
-import { constants, zstdCompress } from 'node:zlib';
 import type { ThrottleWindow } from '../config/schema.js';
-import type { Compressor, Scheduler } from '../link/environment.js';
+import type { Scheduler } from '../link/environment.js';
 import type { RateAt } from '../link/throttle.js';
 
 /** setImmediate runs after the sockets that are ready were served: acknowledgements come before sending. */
 export const turnScheduler: Scheduler = { yield: () => new Promise((resolve) => setImmediate(resolve)) };
-
-const compress = promisify(zstdCompress);
-
-export const zstdCompressor: Compressor = {
-  compress: (raw, level) => compress(raw, { params: { [constants.ZSTD_c_compressionLevel]: level } }),
-};
 
 const sampleMs = 1000;
 
