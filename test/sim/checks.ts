@@ -5,6 +5,7 @@ import { comparePositions, type Vector } from '../../agent/src/journal/position.
 import type { TargetGroup } from '../../agent/src/target/group.js';
 import type { Checkpoint } from '../../agent/src/target/manifest-records.js';
 import { checkpointsToKeep } from '../../agent/src/target/retention.js';
+import { definitionsOf } from '../../agent/src/target/definitions.js';
 import { retentionOf } from '../../agent/src/target/settings.js';
 import type { ClusterView } from './cluster-view.js';
 import { imagesOf, type TargetHost } from './target-host.js';
@@ -104,6 +105,11 @@ export class Checks {
       const bytes = images.get(disk.index);
       const agent = group.context.manifest.state.streams.get(disk.stream) ?? '';
       if (bytes !== undefined) byName.set(disk.name, { bytes, agent });
+    }
+    for (const hash of Object.values(definitionsOf(checkpoint))) {
+      if (await group.definitions.has(hash)) this.cluster.counts.definitionsFound++;
+      else if (process.alive)
+        throw new Error(`${target.host.name}: checkpoint ${checkpoint.id} names a VM definition that is not there`);
     }
     const wrong = this.cluster.model.check(checkpoint.id, byName);
     if (wrong !== undefined)

@@ -11,6 +11,7 @@ export const counterNames = [
   'writes',
   'faults',
   'checkpointsVerified',
+  'definitionsFound',
   'promotions',
   'compactions',
   'pinnedViews',

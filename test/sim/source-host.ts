@@ -6,6 +6,7 @@ import type { EventSink } from '../../agent/src/core/events.js';
 import { linkBounds, type LinkBounds } from '../../agent/src/link/environment.js';
 import type { ExportBackend } from '../../agent/src/nbd/backend.js';
 import type { Payload } from '../../agent/src/nbd/payload.js';
+import { definitionHash } from '../../agent/src/stream/definitions.js';
 import { GuestDisk } from './device.js';
 import { sectorBytes, stampedBytes, type GroupModel } from './model.js';
 import { streamPort } from './target-host.js';
@@ -89,6 +90,7 @@ export class SourceHost {
     this.exports = this.specs.map(({ kind }, index) =>
       kind === 'mirror' ? new MirrorExport(group, index) : new InPathExport(group, index, devices[index]!),
     );
+    this.redefine(process);
     for (const target of this.targets) {
       const link = group.addLink({
         target,
@@ -117,6 +119,23 @@ export class SourceHost {
   /** Guests write until told to stop; called once. */
   startGuests(random: SimRandom, meanPauseMs: () => number): void {
     for (const index of this.specs.keys()) this.guestLoop(index, random.fork(), meanPauseMs);
+  }
+
+  /** A person changes the VM's hardware now and then: marks name the definition of their time. */
+  private redefine(process: SimProcess): void {
+    if (!process.alive) return;
+    const memoryMiB = 512 + Math.floor(this.world.nowMs / 7000);
+    const content = new TextEncoder().encode(
+      JSON.stringify({
+        name: this.agent,
+        uuid: '7a0e1c7e-55aa-4d6f-9b43-0c9a4be2a1f0',
+        domainXml: `<domain><memory unit='MiB'>${memoryMiB}</memory></domain>`,
+        disks: this.specs.map(({ name }) => ({ target: name, disk: name })),
+        files: [],
+      }),
+    );
+    this.group?.setDefinition(this.agent, { hash: definitionHash(content), content });
+    process.clock.after(3500, () => this.redefine(process));
   }
 
   /** True when a guest's write has no answer yet. */

@@ -5,6 +5,7 @@ import { targetGroupConfigSchema } from '../service/group-spec.js';
 import { addressSchema, nameSchema } from '../service/scalars.js';
 import { sizeSchema } from '../service/sizes.js';
 import { sourceGroupSchema } from './schema-groups.js';
+import { hypervisorSchema } from './schema-hypervisors.js';
 
 const MiB = 1024 ** 2;
 const path = z.string().min(1).max(4096);
@@ -80,6 +81,7 @@ const configShape = z.strictObject({
     .default([]),
   buffers: buffersSchema,
   throttle: z.array(throttleWindowSchema).max(64).default([]),
+  hypervisors: z.array(hypervisorSchema).max(64).default([]),
   sourceGroups: z.array(sourceGroupSchema).max(256).default([]),
   targetGroups: z.array(targetGroupConfigSchema).max(256).default([]),
   log: z.strictObject({ level: z.enum(['trace', 'debug', 'info', 'warn', 'error']).default('info') }).prefault({}),
@@ -99,6 +101,7 @@ export const agentConfigSchema = configShape.superRefine((config, context) => {
     context.addIssue({ code: 'custom', path: at, message });
   const peers = new Map(config.peers.map((peer) => [peer.name, peer]));
   unique(config.peers, 'peers', (peer) => peer.name, complain);
+  unique(config.hypervisors, 'hypervisors', (hypervisor) => hypervisor.name, complain);
   unique(config.access, 'access', (entry) => entry.name, complain);
 
   const groups = new Set<string>();
@@ -118,6 +121,13 @@ export const agentConfigSchema = configShape.superRefine((config, context) => {
           `no address here nor for the peer ${target.peer}`,
         );
     }
+  const libvirts = config.hypervisors.filter(({ kind }) => kind === 'libvirt').map(({ name }) => name);
+  for (const [index, { recovery }] of config.targetGroups.entries())
+    if (recovery !== undefined && !libvirts.includes(recovery.hypervisor))
+      complain(
+        ['targetGroups', index, 'recovery', 'hypervisor'],
+        `${recovery.hypervisor} is not a libvirt of hypervisors`,
+      );
   for (const [index, group] of config.targetGroups.entries())
     for (const [place, stream] of group.streams.entries())
       if (!peers.has(stream)) complain(['targetGroups', index, 'streams', place], `${stream} is not in peers`);

@@ -22,6 +22,7 @@ export function settingsOf(
     scratchLimitBytes: history.scratchLimitBytes,
     rollbackKeepHours: history.rollbackKeepHours,
     failoverReserve: history.failoverReserve,
+    recovery: spec.recovery ?? null,
     ...extra,
   });
 }

@@ -1,6 +1,7 @@
 /** What a person declares of a target group: by the configuration file or by the API, the same schema. */
 import { z } from 'zod';
 import { expectationSchema } from './operation-schemas.js';
+import { recoverySpecSchema } from './recovery-spec.js';
 import { nameSchema } from './scalars.js';
 import { sizeSchema } from './sizes.js';
 
@@ -69,6 +70,7 @@ const targetGroupShape = z.strictObject({
   disks: z.array(targetDiskSchema).min(1).max(256),
   history: historySchema,
   checkpointIntervalSeconds: intervalSchema,
+  recovery: recoverySpecSchema.optional().describe('How VMs come back here; without it a failover serves disks only'),
   encryptionKeyFile: z
     .string()
     .min(1)

@@ -1,5 +1,6 @@
 /** What a person sets for a group at the target. Sent by the API, kept in the manifest. */
 import { z } from 'zod';
+import { recoverySpecSchema } from '../service/recovery-spec.js';
 import { defaultRetention, type RetentionPolicy } from './retention.js';
 
 export const groupSettingsSchema = z.strictObject({
@@ -52,6 +53,7 @@ export const groupSettingsSchema = z.strictObject({
     .max(1)
     .default(0.1)
     .describe('Share of the replica kept free on the file system, closed to the journal'),
+  recovery: recoverySpecSchema.nullable().default(null).describe('How VMs come back; null: disks only'),
   owner: z.string().nullable().default(null).describe('Stack and URN that declared the group'),
   policyRevision: z.number().int().nonnegative().default(1).describe('Grows with every change of these settings'),
 });
