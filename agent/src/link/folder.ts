@@ -176,7 +176,9 @@ export class Folder {
     const { queue, spool } = this.options;
     const last = items.at(-1) as QueueItem;
     const content: ItemContent =
-      result.extents.length > 0 ? { at: 'spool', extents: result.extents } : { at: 'memory', blocks: result.blocks, payloads: [] };
+      result.extents.length > 0
+        ? { at: 'spool', extents: result.extents }
+        : { at: 'memory', blocks: result.blocks, payloads: [] };
     const item: QueueItem = {
       ...last,
       first: (items[0] as QueueItem).first,
