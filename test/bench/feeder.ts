@@ -15,6 +15,8 @@ import { stages, type Stage } from './watch.js';
 const pauseShare = 0.22;
 const resumeShare = 0.14;
 const lookEveryMs = 5;
+/** Besides the checkpoints that are due: a p99 needs more marks than one a second. */
+const tagEveryMs = 200;
 const warmUpMs = 2000;
 
 export interface FeedOptions {
@@ -51,6 +53,8 @@ export async function feed(options: FeedOptions): Promise<FeedResult> {
   let paused = false;
   let pausedMs = 0;
   let lastMs = startMs;
+  let taggedMs = startMs + warmUpMs;
+  const tags: Promise<unknown>[] = [];
   try {
     for (;;) {
       fioRuns(fio);
@@ -71,11 +75,16 @@ export async function feed(options: FeedOptions): Promise<FeedResult> {
         begin = { atMs: nowMs, sequence: link.sequenceDurable };
         continue;
       }
+      if (nowMs - taggedMs >= tagEveryMs) {
+        taggedMs = nowMs;
+        tags.push(pair.source.client.createCheckpoint(pair.group, { kind: 'tagged', label: `bench-${tags.length}` }));
+      }
       // Every write has one sequence; the marks between them are too few to matter.
       const durableBytes = (link.sequenceDurable - begin.sequence) * job.blockBytes;
       const elapsed = (nowMs - begin.atMs) / 1000;
       if (elapsed >= seconds && durableBytes >= bytesMin) {
         options.onPhase('end', fio.pid);
+        await Promise.all(tags);
         const pausedShare = pausedMs / 1000 / elapsed;
         return { seconds: elapsed, durableBytes, worstStage: stages[worst]!, bufferBytesPeak, pausedShare };
       }

@@ -123,6 +123,8 @@ export class SourceGroup implements LinkGroup {
     this.capturedCount++;
     this.capturedBytes += change.lengthBytes;
     for (const link of this.linkList) link.capture(change);
+    const nowMs = this.options.clock.monotonicMs();
+    for (const timer of this.timers.values()) timer?.poll(nowMs);
     return this.gate.wait;
   }
 

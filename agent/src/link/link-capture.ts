@@ -73,6 +73,8 @@ export interface LinkCaptureOptions {
   readonly hasSyncRoom: () => boolean;
 }
 
+const encoder = new TextEncoder();
+
 export class LinkCapture implements SyncHost {
   private readonly options: LinkCaptureOptions;
   private sync: SyncRunner | undefined;
@@ -161,15 +163,21 @@ export class LinkCapture implements SyncHost {
   /** Places a mark now. Undefined: no disk of the stream is complete, or capture is not on. */
   mark(request: MarkRequest): GivenMark | undefined {
     const { disks, queue, sourceTimeMs } = this.options;
-    const known = [...disks.entries()].filter(([, disk]) => disk.target !== undefined);
-    const missing = isPlanted('checkpoint-while-syncing') ? [] : known.filter(([index]) => this.isMissing(index));
-    if (this.mode !== 'queue' || missing.length === known.length) return undefined;
+    let knownCount = 0;
+    const missing: SyncDisk[] = [];
+    for (let index = 0; index < disks.length; index++) {
+      const disk = disks[index] as SyncDisk;
+      if (disk.target === undefined) continue;
+      knownCount++;
+      if (this.isMissing(index) && !isPlanted('checkpoint-while-syncing')) missing.push(disk);
+    }
+    if (this.mode !== 'queue' || missing.length === knownCount) return undefined;
     const timeMs = sourceTimeMs();
     const mark: CheckpointMark = {
       id: request.id,
       kind: request.kind,
       sourceTimeMs: timeMs,
-      disksMissing: missing.map(([, disk]) => disk.target as number),
+      disksMissing: missing.map((disk) => disk.target as number),
       ...(request.label === undefined ? {} : { label: request.label }),
       ...(request.barrier === undefined ? {} : { barrier: request.barrier }),
       ...(request.attributes === undefined ? {} : { attributes: request.attributes }),
@@ -180,7 +188,7 @@ export class LinkCapture implements SyncHost {
     this.recordsSinceMark = 0;
     // Not onChange: what that looks for may take longer than a mark is allowed to.
     this.options.onQueued();
-    return { id: mark.id, sequence, sourceTimeMs: timeMs, disksMissing: missing.map(([, disk]) => disk.name) };
+    return { id: mark.id, sequence, sourceTimeMs: timeMs, disksMissing: missing.map((disk) => disk.name) };
   }
 
   /** False: nothing happened since the last mark, and nobody would hear of a new one. */
@@ -286,7 +294,7 @@ export class LinkCapture implements SyncHost {
   }
 
   private append(kind: RecordKind, payload: unknown, chunkClass: 'data' | 'alone'): number {
-    const bytes = new TextEncoder().encode(JSON.stringify(payload));
+    const bytes = encoder.encode(JSON.stringify(payload));
     const record = { kind, disk: 0, offsetBytes: 0, lengthBytes: bytes.length, bytes };
     return this.options.queue.append(record, this.options.sourceTimeMs() * 1000, chunkClass);
   }
