@@ -15,6 +15,8 @@ import { takeSample, Watch, type Sample } from './watch.js';
 
 const bufferBytes = 64 * MiB;
 const spoolBytes = 128 * MiB;
+/** Folding needs room for the hot set twice, as it came and folded. */
+const hotSpoolBytes = 512 * MiB;
 /** Share of the capacity that is offered, and churn over it. */
 const steadyShare = 0.8;
 const churnFactor = 3.3;
@@ -36,14 +38,22 @@ export const link: Benchmark = {
       tables: parts.map(({ table }) => table),
       notes: [
         `The link is a TCP proxy with a byte rate in each direction, in its own process. Buffer ${bufferBytes / MiB} MiB, ` +
-          `spool ${spoolBytes / MiB} MiB.`,
+          `spool ${spoolBytes / MiB} MiB, ${hotSpoolBytes / MiB} MiB with the hot set.`,
         ...parts.flatMap(({ notes }) => notes),
       ],
     } satisfies Section;
   },
 };
 
-async function linkedPair(lab: Laboratory, diskBytes: number, intervalSeconds: number, filled = false): Promise<Pair> {
+interface LinkedOptions {
+  readonly diskBytes: number;
+  readonly intervalSeconds: number;
+  readonly spoolBytes?: number;
+  readonly filled?: boolean;
+}
+
+async function linkedPair(lab: Laboratory, options: LinkedOptions): Promise<Pair> {
+  const { diskBytes, intervalSeconds, filled = false } = options;
   const file = lab.path('disk.raw');
   if (filled) writeRandom(file, diskBytes);
   else makeSparseFile(file, diskBytes);
@@ -51,7 +61,7 @@ async function linkedPair(lab: Laboratory, diskBytes: number, intervalSeconds: n
     disks: [{ name: 'data', sizeBytes: diskBytes, file }],
     checkpointIntervalSeconds: intervalSeconds,
     linkProxy: true,
-    sourceSettings: { buffers: { bufferBytes, spoolBytes } },
+    sourceSettings: { buffers: { bufferBytes, spoolBytes: options.spoolBytes ?? spoolBytes } },
   });
   await pair.waitProtecting();
   return pair;
@@ -61,7 +71,7 @@ async function steady(context: BenchContext): Promise<Part> {
   const { capacityBytesPerSecond, intervalSeconds, steadySeconds } = context.plan.link;
   await using lab = await Laboratory.open();
   const diskBytes = 1024 * MiB;
-  const pair = await linkedPair(lab, diskBytes, intervalSeconds);
+  const pair = await linkedPair(lab, { diskBytes, intervalSeconds });
   pair.link!.shape(capacityBytesPerSecond);
   const watch = new Watch(pair, 50);
   const { write } = await runFio(lab.processes, {
@@ -112,7 +122,7 @@ async function hotSet(context: BenchContext): Promise<Part> {
   const { hotLinkBytesPerSecond, hotSetBytes, hotSeconds, intervalSeconds } = context.plan.link;
   await using lab = await Laboratory.open();
   const diskBytes = 1024 * MiB;
-  const pair = await linkedPair(lab, diskBytes, intervalSeconds);
+  const pair = await linkedPair(lab, { diskBytes, intervalSeconds, spoolBytes: hotSpoolBytes });
   pair.link!.shape(hotLinkBytesPerSecond);
   const watch = new Watch(pair, 100);
   const { write } = await runFio(lab.processes, {
@@ -188,7 +198,7 @@ async function churn(context: BenchContext): Promise<Part> {
   await using lab = await Laboratory.open();
   const rate = churnLinkBytesPerSecond * churnFactor;
   const diskBytes = Math.ceil((rate * churnSeconds * 1.1) / MiB) * MiB;
-  const pair = await linkedPair(lab, diskBytes, intervalSeconds, true);
+  const pair = await linkedPair(lab, { diskBytes, intervalSeconds, filled: true });
   const rounds: ChurnRound[] = [];
   for (let round = 0; round < churnRounds; round++) {
     rounds.push(await churnRound(context, lab, pair, { diskBytes, rate }));

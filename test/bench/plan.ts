@@ -116,7 +116,7 @@ export const quickPlan: Plan = {
     steadySeconds: 6,
     hotLinkBytesPerSecond: 8 * MB,
     hotSetBytes: 64 * MiB,
-    hotSeconds: 10,
+    hotSeconds: 30,
     churnLinkBytesPerSecond: 20 * MB,
     churnSeconds: 4,
     churnRounds: 1,
