@@ -12,6 +12,7 @@ import { TidemarkError } from './core/errors.js';
 import { randomHex } from './core/ids.js';
 import { Throttle } from './link/throttle.js';
 import { payloadBytesMax } from './nbd/protocol.js';
+import { Virsh } from './hypervisor/virsh.js';
 import { NbdServer } from './nbd/server.js';
 import { SlabPool } from './nbd/slab.js';
 import { nodeClock } from './platform/node-clock.js';
@@ -20,12 +21,14 @@ import { NodeStorage } from './platform/node-storage.js';
 import { TlsDialer } from './platform/tls-dialer.js';
 import { TlsListener } from './platform/tls-listener.js';
 import { parseAddress, type TlsCredentials } from './platform/tls-options.js';
+import { LibvirtDriver } from './recovery/libvirt-driver.js';
 import { registerDataPath } from './runtime/agent-metrics.js';
 import { CatalogueSync } from './runtime/catalogue-sync.js';
 import { lockDirectory } from './runtime/data-lock.js';
 import { openDevice } from './runtime/devices.js';
 import { eventSink } from './runtime/events.js';
 import { every } from './runtime/every.js';
+import { viewExportName } from './runtime/exports.js';
 import { HealthChecks } from './runtime/health.js';
 import { KeyFiles } from './runtime/key-files.js';
 import { idleShareMeter, throttleSchedule, turnScheduler } from './runtime/machine.js';
@@ -76,6 +79,8 @@ class Agent {
   private nextPurgeMs = 0;
   private listener: TlsListener | undefined;
   private api: ApiServer | undefined;
+  /** Resolved when the NBD socket is served: no VM can be started before. */
+  private readonly serving = Promise.withResolvers<void>();
   private stopUpkeep: (() => Promise<void>) | undefined;
 
   constructor(
@@ -106,6 +111,14 @@ class Agent {
       exports: this.exports,
       directory: `${dataDirectory}/groups`,
       keys: this.keys,
+      recovery: {
+        agent: config.agent,
+        driver: (name) => this.recoveryDriver(name),
+        socketPath: this.exports.socketPath,
+        exportName: viewExportName,
+        directory: `${dataDirectory}/machines`,
+        serving: this.serving.promise,
+      },
       rebuildCatalogue: (group) => this.catalogue.rebuild(group),
     });
     this.sources = new SourceSide({
@@ -140,6 +153,7 @@ class Agent {
     if (config.listen.stream !== undefined) await this.listenStream(config.listen.stream);
     await this.sources.start(config);
     await this.nbd.listenUnix(this.exports.socketPath);
+    this.serving.resolve();
     if (config.listen.nbd.tcp !== undefined) {
       await this.nbd.listenTcp(parseAddress(config.listen.nbd.tcp), nbdTls(this.tls));
     }
@@ -162,6 +176,16 @@ class Agent {
     await this.nbd.close({ graceMs: 0 });
     await this.catalogue.close();
     await this.compressor.close();
+  }
+
+  /** Throws `config-invalid` when the configuration has no libvirt of that name. */
+  private recoveryDriver(name: string): LibvirtDriver {
+    const found = this.config.hypervisors.find((hypervisor) => hypervisor.name === name);
+    if (found?.kind !== 'libvirt')
+      throw new TidemarkError('config-invalid', `${name} is not a libvirt of this agent's hypervisors.`, {
+        path: 'recovery.hypervisor',
+      });
+    return new LibvirtDriver({ name, agent: this.config.agent, virsh: new Virsh({ uri: found.uri }) });
   }
 
   private async listenStream(address: string): Promise<void> {

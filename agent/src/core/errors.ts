@@ -49,6 +49,19 @@ export const errorTable = {
     retry: false,
     hint: 'This checkpoint has no definition of the VM; choose one that was made after the VM was attached.',
   },
+  'guest-agent': { retry: true, hint: 'Check that the guest has booted and that qemu-guest-agent runs in it.' },
+  'vm-not-ready': {
+    retry: true,
+    hint: 'Look at the console of the VM; raise timeoutSeconds of the check when it only needs longer.',
+  },
+  'network-not-isolated': {
+    retry: false,
+    hint: 'Something else uses the network of the drill; remove it, or choose recovery.testNetwork.',
+  },
+  'network-unknown': {
+    retry: false,
+    hint: 'Create the network on the hypervisor, or map it in recovery.vms[].networks.',
+  },
   'vm-unknown': { retry: false, hint: 'List the VMs with `tidemark vm list`.' },
   'vm-refused': {
     retry: false,

@@ -6,6 +6,8 @@ import { Mutex } from '../core/mutex.js';
 import type { Random } from '../core/random.js';
 import type { Storage } from '../core/storage.js';
 import type { Connection } from '../core/transport.js';
+import { recoverGroup } from '../recovery/group-recovery.js';
+import type { RecoveryEnvironment } from '../recovery/room.js';
 import type { TargetGroupConfig, TargetGroupSpec } from '../service/group-spec.js';
 import { TargetGroup } from '../target/group.js';
 import { TargetSession } from '../target/session.js';
@@ -26,6 +28,8 @@ export interface TargetSideOptions {
   /** Holds one directory for each group. */
   readonly directory: string;
   readonly keys: KeyFiles;
+  /** How VMs come back. */
+  readonly recovery: RecoveryEnvironment;
   /** Remakes the group's rows in the catalogue. */
   readonly rebuildCatalogue: (group: TargetGroup) => Promise<number>;
 }
@@ -97,6 +101,7 @@ export class TargetSide {
   /** Creates the group, or changes the settings of one that has the same disks and streams. */
   declare(name: string, spec: TargetGroupSpec, owner: string | null): Promise<TargetGroup> {
     return this.changes.run(async () => {
+      if (spec.recovery !== undefined) this.options.recovery.driver(spec.recovery.hypervisor);
       const known = this.groups.get(name);
       if (known !== undefined) {
         await this.change(known, spec, owner);
@@ -261,7 +266,7 @@ export class TargetSide {
   }
 
   private groupOptions(name: string, key: Uint8Array | undefined): Parameters<typeof TargetGroup.open>[0] {
-    const { storage, clock, random, events, directory, exports, rebuildCatalogue } = this.options;
+    const { storage, clock, random, events, directory, exports, recovery, rebuildCatalogue } = this.options;
     return {
       storage,
       clock,
@@ -271,6 +276,7 @@ export class TargetSide {
       directory: `${directory}/${name}`,
       views: this.viewListener(name),
       onFailed: () => this.reopen(name),
+      machines: (group) => recoverGroup(group, recovery),
       plans: (group) =>
         groupPlans(group, {
           rebuildCatalogue: () => rebuildCatalogue(group),

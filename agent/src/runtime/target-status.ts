@@ -115,7 +115,8 @@ export async function targetStatus(group: TargetGroup, exports: ExportHost): Pro
   const oldest = group.checkpoints().find(({ complete }) => complete);
   const rpoMs = group.rpoMs();
   const intervalSeconds = settings.checkpointIntervalMs / 1000;
-  const actions: OperationKind[] = [...legalActions(state.state), 'pin', 'unpin', 'verify', 'export', 'rebuild'];
+  const drills = settings.recovery === null ? [] : (['drill', 'drill-stop'] as const);
+  const actions: OperationKind[] = [...legalActions(state.state), ...drills, 'pin', 'unpin', 'verify', 'export', 'rebuild'];
   return {
     name: group.name,
     role: 'target',

@@ -50,6 +50,28 @@ export const operationRequestSchema = z.discriminatedUnion('kind', [
     }),
   ),
   request('commit', none),
+  /** Boots the VMs of a checkpoint apart from everything, checks them, and leaves nothing behind. */
+  request(
+    'drill',
+    z.strictObject({
+      at: checkpointSelectorSchema.default({ by: 'latest' }),
+      vms: z
+        .array(z.string().min(1).max(256))
+        .min(1)
+        .max(256)
+        .optional()
+        .describe('Names of VMs. Default: all that recovery lists'),
+      keepMinutes: z
+        .number()
+        .min(0)
+        .max(10_080)
+        .default(0)
+        .describe('Minutes that the VMs stay after their checks; 0: gone at once'),
+      scratchLimitBytes: bytesSchema.optional().describe("Default: the group's scratchLimitBytes"),
+    }),
+  ),
+  /** Ends a drill that runs or is kept. */
+  request('drill-stop', z.strictObject({ drill: operationIdSchema.describe('Operation id of the drill') })),
   request(
     'resolve-fork',
     z.strictObject({

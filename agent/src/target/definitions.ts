@@ -81,7 +81,9 @@ export class DefinitionStore {
   async read(hash: string): Promise<VmDefinition> {
     await this.open();
     if (!this.known.has(hash))
-      throw new TidemarkError('definition-unknown', `The VM definition ${hash} is not here.`, { path: this.path(hash) });
+      throw new TidemarkError('definition-unknown', `The VM definition ${hash} is not here.`, {
+        path: this.path(hash),
+      });
     const file = await this.options.storage.open(this.path(hash), 'read');
     try {
       const stored = new Uint8Array(await file.sizeBytes());

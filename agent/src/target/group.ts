@@ -19,6 +19,7 @@ import type { GroupContext } from './context.js';
 import { DefinitionStore } from './definitions.js';
 import type { DeltaSource } from './delta.js';
 import { Ingest } from './ingest.js';
+import type { GroupMachines } from './machines.js';
 import type { Checkpoint } from './manifest-records.js';
 import { Manifest } from './manifest.js';
 import { Operations, type OperationPlan } from './operations.js';
@@ -46,6 +47,8 @@ export interface GroupOptions {
   readonly views: ViewListener;
   /** The group can say nothing durable any more; the owner closes it and opens it again. */
   readonly onFailed: (error: Error) => void;
+  /** How the group's VMs come back; left out: disks only. */
+  readonly machines?: (group: TargetGroup) => GroupMachines;
   /** Operations besides the transitions (export, verify, …). */
   readonly plans?: (group: TargetGroup) => ReadonlyMap<string, OperationPlan>;
 }
@@ -61,6 +64,7 @@ export class TargetGroup implements SessionGroup {
   readonly views: ViewRegistry;
   readonly operations: Operations;
   readonly upkeep: Upkeep;
+  readonly machines: GroupMachines | undefined;
   private readonly sessions = new Map<number, TargetSession>();
   private barrierTimer: Timer | undefined;
   private upkeepTimer: Timer | undefined;
@@ -75,6 +79,7 @@ export class TargetGroup implements SessionGroup {
   private constructor(
     readonly context: GroupContext,
     viewListener: ViewListener,
+    machines: GroupOptions['machines'],
     plans: (group: TargetGroup) => ReadonlyMap<string, OperationPlan>,
     private readonly onFailed: (error: Error) => void,
   ) {
@@ -83,12 +88,14 @@ export class TargetGroup implements SessionGroup {
     this.barrier = new BarrierCoordinator(clock);
     this.views = new ViewRegistry(context, viewListener);
     this.upkeep = new Upkeep(context);
+    this.machines = machines?.(this);
     const host = {
       views: this.views,
+      machines: this.machines,
       fenceSources: (reason: string) => this.fence(reason),
       sourceConnected: () => this.sessions.size > 0,
     };
-    this.operations = new Operations(context, new Map([...transitionPlans(host), ...plans(this)]), context.lock);
+    this.operations = new Operations(context, new Map([...transitionPlans(host), ...(this.machines?.plans ?? []), ...plans(this)]), context.lock);
     this.delta = {
       newestCut: () => this.newestCut(),
       diskSizeBytes: (disk) => manifest.state.disks.get(disk)?.sizeBytes,
@@ -196,12 +203,19 @@ export class TargetGroup implements SessionGroup {
       pinned: () => opened.pinned(),
       sourceNowMs: () => clock.wallMs() - opened.sourceClockBehindMs,
     };
-    const opened = new TargetGroup(context, options.views, options.plans ?? (() => new Map()), options.onFailed);
+    const opened = new TargetGroup(
+      context,
+      options.views,
+      options.machines,
+      options.plans ?? (() => new Map()),
+      options.onFailed,
+    );
     await opened.upkeep.resumePromotion();
     await opened.views.reopen();
     await opened.operations.resume();
     opened.scheduleUpkeep();
     opened.scheduleBarrier();
+    opened.machines?.start();
     return opened;
   }
 
@@ -392,6 +406,7 @@ export class TargetGroup implements SessionGroup {
     this.closed = true;
     this.barrierTimer?.cancel();
     this.upkeepTimer?.cancel();
+    await this.machines?.stop();
     for (const session of [...this.sessions.values()]) session.close('shutting-down', 'The target agent is stopping.');
     await this.ingest.drained();
     await this.upkeepRun;

@@ -24,6 +24,10 @@ export interface StepContext {
 
 export interface OperationStep {
   readonly name: string;
+  /** Works on VMs, whose disks are served only when the group is open: a restart does not wait for it. */
+  readonly background?: boolean;
+  /** A failure here ends the operation as failed although its plan must finish: what was done before stays. */
+  readonly mayFail?: boolean;
   /** What it returns is merged into the result, durable with the step's record. */
   run(context: StepContext): Promise<OperationResult>;
 }
@@ -50,6 +54,10 @@ export interface RunningOperation {
   record: OperationRecord;
   readonly abort: AbortController;
   readonly ended: Promise<OperationRecord>;
+  /** Resolves when a restart needs to wait no longer: at its end, or at its first step in the background. */
+  readonly settled: Promise<void>;
+  /** The step that runs now. */
+  current: OperationStep | undefined;
   progress: { doneBytes: number; totalBytes: number; sinceMs: number } | undefined;
   revision: number;
 }
@@ -116,14 +124,14 @@ export class Operations {
       const plan = this.planOf(record.kind);
       return { plan, running: this.drive(record, plan) };
     });
-    for (const { plan, running } of runs) if (plan.mustFinish) await running.ended.catch(() => undefined);
+    for (const { plan, running } of runs) if (plan.mustFinish) await running.settled;
   }
 
   /** Asks it to stop; a transition cannot. */
   cancel(id: string): void {
     const running = this.active.get(id);
     if (running === undefined) return;
-    if (this.planOf(running.record.kind).mustFinish) {
+    if (this.planOf(running.record.kind).mustFinish && running.current?.mayFail !== true) {
       throw new TidemarkError(
         'illegal-state',
         `Operation ${id} (${running.record.kind}) cannot be stopped once it started.`,
@@ -151,16 +159,27 @@ export class Operations {
     const { promise, resolve, reject } = Promise.withResolvers<OperationRecord>();
     // The end is also in the manifest and in the events: nobody has to wait for it.
     promise.catch(() => undefined);
-    const running: RunningOperation = { record, abort, ended: promise, progress: undefined, revision: 1 };
+    const settled = Promise.withResolvers<void>();
+    const running: RunningOperation = {
+      record,
+      abort,
+      ended: promise,
+      settled: settled.promise,
+      current: undefined,
+      progress: undefined,
+      revision: 1,
+    };
     this.active.set(record.id, running);
-    this.runSteps(running, plan).then(
+    this.runSteps(running, plan, settled.resolve).then(
       (last) => {
         this.active.delete(record.id);
+        settled.resolve();
         resolve(last);
         this.moved(running);
       },
       (error: unknown) => {
         this.active.delete(record.id);
+        settled.resolve();
         reject(error as Error);
         this.moved(running);
       },
@@ -168,11 +187,13 @@ export class Operations {
     return running;
   }
 
-  private async runSteps(running: RunningOperation, plan: OperationPlan): Promise<OperationRecord> {
+  private async runSteps(running: RunningOperation, plan: OperationPlan, settle: () => void): Promise<OperationRecord> {
     const { group } = this;
     const from = plan.steps.findIndex((step) => step.name === running.record.step) + 1;
     try {
       for (const step of plan.steps.slice(from)) {
+        running.current = step;
+        if (step.background === true) settle();
         const result = await step.run({
           group,
           record: running.record,
@@ -188,6 +209,8 @@ export class Operations {
     } catch (error) {
       if (!isTidemarkError(error)) throw error;
       const { code, message } = error;
+      // The agent ends: it goes on where it was at the next start.
+      if (code === 'shutting-down' && !running.abort.signal.aborted) throw error;
       group.events.emit('operation-failed', {
         group: group.name,
         operation: running.record.id,
@@ -195,7 +218,7 @@ export class Operations {
         code,
         error: message,
       });
-      if (plan.mustFinish) throw error;
+      if (plan.mustFinish && running.current?.mayFail !== true) throw error;
       await this.advance(running, running.abort.signal.aborted ? 'cancelled' : 'failed', {
         error: { code, message, path: error.path ?? null },
       });

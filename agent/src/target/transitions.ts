@@ -1,15 +1,18 @@
 /**
  * The plans of failover, rollback and commit.
  *
- * failover: checkpoint chosen and pinned → `epoch` (raised, holder target: sources are fenced) → `view` (production view).
- * rollback: → `kept` (scratch is a named point) → `epoch` (raised, granted to the source).
- * commit: → `committing` (the state; rollback is illegal from here) → `copied` (each disk in a file of its own, fsynced)
+ * failover: checkpoint chosen and pinned → `epoch` (raised, holder target: sources are fenced) → `view` (production view)
+ *   → the VMs boot (recovery/).
+ * rollback: the VMs are gone → `kept` (scratch is a named point) → `epoch` (raised, granted to the source).
+ * commit: every disk of the VMs mirrored → `committing` (the state; rollback is illegal from here) → `copied` (each disk in
+ *   a file of its own, fsynced; the VMs run on the files)
  *   → `committed` (the state) → `closed` (the view is gone).
  */
 import { TidemarkError } from '../core/errors.js';
 import { isPlanted } from '../core/planted.js';
 import { resolveCheckpoint, type CheckpointSelector } from './checkpoints.js';
 import type { GroupContext } from './context.js';
+import type { GroupMachines } from './machines.js';
 import type { OperationPlan, OperationRecord, OperationResult, OperationStep } from './operations.js';
 import { checkTransition, type GroupState, type TransitionAction } from './state-machine.js';
 import type { ViewRegistry } from './views.js';
@@ -29,6 +32,8 @@ export interface TransitionHost {
   readonly views: ViewRegistry;
   /** True while a source agent is connected. */
   sourceConnected(): boolean;
+  /** Undefined: this agent recovers disks alone. */
+  readonly machines: GroupMachines | undefined;
 }
 
 export function transitionPlans(host: TransitionHost): Map<string, OperationPlan> {
@@ -48,7 +53,9 @@ export function transitionPlans(host: TransitionHost): Map<string, OperationPlan
         ...always,
         prepare: async (group) => {
           const result = await prepareOnView(group, 'commit');
-          host.views.refuseBusy(String(result['view']));
+          const view = String(result['view']);
+          if (host.machines?.enabled === true) return { ...result, ...(await host.machines.checkCommit(view)) };
+          host.views.refuseBusy(view);
           return result;
         },
         steps: commitSteps(host),
@@ -80,6 +87,7 @@ async function prepareFailover(
       `${lossSeconds.toFixed(1)} s would be lost, more than maxDataLossSeconds ${args.maxDataLossSeconds}; nothing was changed.`,
     );
   }
+  const machines = host.machines?.enabled === true ? await host.machines.checkFailover(checkpoint) : {};
   // Pinned in the same locked section as it was chosen: it cannot expire before the view holds it.
   await group.manifest.append({
     type: 'pin',
@@ -88,7 +96,7 @@ async function prepareFailover(
     reason: 'failover',
     removed: false,
   });
-  return { checkpoint: checkpoint.id, lossSeconds };
+  return { checkpoint: checkpoint.id, lossSeconds, ...machines };
 }
 
 function prepareOnView(group: GroupContext, action: TransitionAction): Promise<OperationResult> {
@@ -160,11 +168,13 @@ function failoverSteps(host: TransitionHost): OperationStep[] {
         return { view };
       },
     },
+    ...(host.machines?.failoverSteps ?? []),
   ];
 }
 
 function rollbackSteps(host: TransitionHost): OperationStep[] {
   return [
+    ...(host.machines?.rollbackSteps ?? []),
     {
       name: 'kept',
       run: async ({ record }) => {
@@ -184,13 +194,18 @@ function rollbackSteps(host: TransitionHost): OperationStep[] {
 }
 
 function commitSteps(host: TransitionHost): OperationStep[] {
+  const { machines } = host;
   return [
+    ...(machines?.commitSteps ?? []),
     { name: 'committing', run: ({ group }) => setState(group, 'committing').then(() => ({})) },
     {
       name: 'copied',
-      run: async ({ record, progress, signal }) => ({
-        files: await host.views.materialise(String(record.result?.['view']), progress, signal),
-      }),
+      background: machines !== undefined,
+      run: async (step) => {
+        const { record, progress, signal } = step;
+        if (machines !== undefined && record.result?.['vms'] !== undefined) return machines.settle(step);
+        return { files: await host.views.materialise(String(record.result?.['view']), progress, signal) };
+      },
     },
     { name: 'committed', run: ({ group }) => setState(group, 'committed').then(() => ({})) },
     {
