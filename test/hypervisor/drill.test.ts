@@ -1,0 +1,88 @@
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import { waitFor } from '../support/wait.js';
+import { startRecoveryRig, vmUuid, type RecoveryRig } from './recovery-rig.js';
+
+describe('drill of a VM on libvirt', () => {
+  let rig: RecoveryRig;
+  beforeAll(async () => (rig = await startRecoveryRig()), 120_000);
+  afterAll(async () => rig?.[Symbol.asyncDispose]());
+
+  /** Everything that a drill may leave behind. */
+  const leftovers = async (): Promise<string[]> => {
+    const machines = join(rig.target.dataDirectory, 'machines', 'shop');
+    const networks = (await rig.libvirt.virsh.run(['net-list', '--name']))
+      .split('\n')
+      .filter((name) => /drill/.test(name));
+    const views = (await rig.target.client.views('shop')).map(({ id }) => id);
+    const { pins } = (await rig.target.client.group('shop')).newestCheckpoint ?? { pins: [] };
+    return [
+      ...(await rig.libvirt.list('--all')),
+      ...networks,
+      ...views,
+      ...pins.map(({ id }) => id),
+      ...(existsSync(machines) ? readdirSync(machines) : []),
+    ];
+  };
+
+  test('boots in a network of its own, shows evidence, leaves nothing', async () => {
+    const drill = await rig.run('first', { kind: 'drill', arguments: { at: { by: 'latest' }, keepMinutes: 0 } });
+    expect(drill).toMatchObject({ state: 'succeeded', result: { passed: true, vms: ['count'], disksLeftOut: [] } });
+    expect(drill.result).toMatchObject({
+      isolation: { forward: 'none', hostAddresses: [] },
+      boots: [{ vm: 'count', wave: 1, checks: [] }],
+    });
+    expect((drill.result?.['isolation'] as { ports: string[] }).ports).toHaveLength(1);
+    expect(drill.result?.['firstBootMs']).toBeGreaterThan(0);
+    expect(await leftovers()).toEqual([]);
+    expect((await rig.target.client.group('shop')).state).toBe('protecting');
+  });
+
+  test('several are kept at once, under other names and UUIDs, and end by themselves or when told', async () => {
+    const drills = await Promise.all(
+      ['a', 'b'].map((id) => rig.run(id, { kind: 'drill', arguments: { at: { by: 'latest' }, keepMinutes: 60 } })),
+    );
+    const boots = drills.map(({ result }) => (result?.['boots'] as { name: string; uuid: string }[])[0]!);
+    expect(new Set(boots.map(({ uuid }) => uuid)).size).toBe(2);
+    expect(boots.map(({ uuid }) => uuid)).not.toContain(vmUuid);
+    expect((await rig.libvirt.list()).sort()).toEqual(boots.map(({ name }) => name).sort());
+    for (const { name } of boots) {
+      const xml = await rig.libvirt.virsh.run(['dumpxml', name]);
+      const log = /<source path='([^']*serial0.log)'/.exec(xml)?.[1];
+      // The guest counts on its view.
+      await waitFor(`${name} counts`, () => readFileSync(log!, 'utf8').startsWith('....'), { timeoutMs: 60_000 });
+    }
+    for (const id of ['a', 'b']) {
+      const stop = await rig.run(`stop-${id}`, { kind: 'drill-stop', arguments: { drill: id } });
+      expect(stop.state).toBe('succeeded');
+    }
+    expect(await leftovers()).toEqual([]);
+  }, 120_000);
+
+  test('kill -9 of the agent in the middle: it goes on, and leaves nothing', async () => {
+    await rig.target.client.startOperation('killed', {
+      kind: 'drill',
+      group: 'shop',
+      arguments: { at: { by: 'latest' }, keepMinutes: 0 },
+    });
+    await waitFor('the VM is there', async () => (await rig.libvirt.list('--all')).length > 0);
+    await rig.target.kill();
+    await rig.target.start();
+    const drill = await rig.target.client.waitOperation('killed', () => undefined, AbortSignal.timeout(60_000));
+    expect(drill).toMatchObject({ state: 'succeeded', result: { passed: true } });
+    expect(await leftovers()).toEqual([]);
+  }, 120_000);
+
+  test('what a forgotten drill left is found by its mark', async () => {
+    const xml = `<domain type='qemu'><name>left</name><uuid>11111111-2222-4333-8444-555555555555</uuid><memory>1024</memory>
+      <metadata><t:owner xmlns:t='urn:tidemark:owner:1' agent='target' group='shop' operation='gone' purpose='drill' vm='count'/></metadata>
+      <os><type arch='x86_64'>hvm</type></os></domain>`;
+    const file = rig.lab.path('left.xml');
+    writeFileSync(file, xml);
+    await rig.libvirt.virsh.run(['define', file]);
+    await waitFor('the sweep removes it', async () => (await rig.libvirt.list('--all')).length === 0, {
+      timeoutMs: 40_000,
+    });
+  }, 60_000);
+});
