@@ -10,9 +10,11 @@ import { WorkerCatalogue } from './control/catalogue/worker-catalogue.js';
 import { startApiServer, type ApiServer } from './control/server.js';
 import { TidemarkError } from './core/errors.js';
 import { randomHex } from './core/ids.js';
+import { AttachPermits } from './guard/attach-permits.js';
+import { GuardKeeper } from './guard/guard-keeper.js';
+import { Virsh } from './hypervisor/virsh.js';
 import { Throttle } from './link/throttle.js';
 import { payloadBytesMax } from './nbd/protocol.js';
-import { Virsh } from './hypervisor/virsh.js';
 import { NbdServer } from './nbd/server.js';
 import { SlabPool } from './nbd/slab.js';
 import { nodeClock } from './platform/node-clock.js';
@@ -76,11 +78,14 @@ class Agent {
   private readonly targets: TargetSide;
   private readonly health: HealthChecks;
   private readonly compressor = new ZstdThread();
+  private readonly guard: GuardKeeper;
+  /** Whether the disks of a group may be attached, after let-goes. */
+  private readonly permits: AttachPermits;
+  /** Resolved when the NBD socket is served: no VM can be started before. */
+  private readonly serving = Promise.withResolvers<void>();
   private nextPurgeMs = 0;
   private listener: TlsListener | undefined;
   private api: ApiServer | undefined;
-  /** Resolved when the NBD socket is served: no VM can be started before. */
-  private readonly serving = Promise.withResolvers<void>();
   private stopUpkeep: (() => Promise<void>) | undefined;
 
   constructor(
@@ -95,8 +100,21 @@ class Agent {
     const shared = { storage, events, clock: nodeClock, random: nodeRandom };
     this.slabs = new SlabPool({ limitBytes: buffers.bufferBytes + payloadBytesMax + slabBytes, slabBytes });
     const onFault = (error: unknown): void => log.error({ event: 'nbd-fault', err: error }, 'an NBD backend failed');
-    this.nbd = new NbdServer({ slabs: this.slabs, clock: nodeClock, onFault });
-    this.exports = new NbdExports(this.nbd, listen.nbd.socketDirectory, listen.nbd.tcp);
+    this.nbd = new NbdServer({
+      ...{ slabs: this.slabs, clock: nodeClock, onFault },
+      onGuarded: (connection) => this.guard.hold(connection),
+    });
+    const guardDirectory = `${dataDirectory}/guard`;
+    this.guard = new GuardKeeper({
+      letGoMs: config.guard.letGoMs,
+      directory: guardDirectory,
+      logFields: { site: config.site, agent: config.agent, version },
+      clock: nodeClock,
+      events,
+      oldestMs: () => this.nbd.oldestGuardedMs(),
+    });
+    this.permits = new AttachPermits({ storage, directory: guardDirectory, clock: nodeClock, events });
+    this.exports = new NbdExports(this.nbd, listen.nbd.socketDirectory, listen.nbd.tcp, () => this.guard.start());
     this.dialer = new TlsDialer(credentials(tls));
     this.throttle = new Throttle(nodeClock, throttleSchedule(config.throttle));
     this.keys = new KeyFiles(storage, dataDirectory);
@@ -138,6 +156,7 @@ class Agent {
       spoolBytes: buffers.spoolBytes,
       openDevice: (location, access) => openDevice(location, access, { clock: nodeClock, tls: () => this.tls }),
       addressOf: (peer) => this.config.peers.find(({ name }) => name === peer)?.address,
+      alertsOf: (group) => this.permits.alertsOf(group),
     });
     this.slabs.onPressure = () => this.sources.relieve();
     this.health = new HealthChecks(this.sources, this.targets, storage, dataDirectory);
@@ -147,6 +166,7 @@ class Agent {
     const { config, storage } = this;
     await storage.makeDirectory(config.listen.nbd.socketDirectory);
     await this.keys.load();
+    await this.permits.load();
     this.takeKeyFiles(config);
     await this.targets.open();
     await this.targets.declareAll(config.targetGroups);
@@ -174,6 +194,7 @@ class Agent {
     await this.listener?.close();
     await this.targets.close();
     await this.nbd.close({ graceMs: 0 });
+    this.guard.close();
     await this.catalogue.close();
     await this.compressor.close();
   }
@@ -225,7 +246,8 @@ class Agent {
         throw new TidemarkError('config-invalid', `listen.api: ${cause.message}`, { path: 'listen.api', cause });
       },
     );
-    registerDataPath(api.metrics.registry, { slabs: this.slabs, nbd: this.nbd, sources, targets });
+    const { slabs, nbd, guard, permits } = this;
+    registerDataPath(api.metrics.registry, { slabs, nbd, sources, targets, guard, permits });
     return api;
   }
 

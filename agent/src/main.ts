@@ -4,12 +4,17 @@ import { runAgent } from './agent.js';
 import { runAgentProcess } from './cli/agent-process.js';
 import { runCli } from './cli/program.js';
 import { processTerminal } from './cli/terminal.js';
+import { runGuardProcess } from './guard/guard-process.js';
 
 declare const __TIDEMARK_VERSION__: string | undefined;
 const version = typeof __TIDEMARK_VERSION__ === 'string' ? __TIDEMARK_VERSION__ : 'development';
 
 async function main(): Promise<void> {
   const args = process.argv.slice(2);
+  if (args[0] === 'agent' && args[1] === 'guard') {
+    runGuardProcess();
+    return;
+  }
   const interrupted = new AbortController();
   // `agent run` has its own handling; for all else ^C ends the wait, a second one the process.
   if (args[0] !== 'agent') process.once('SIGINT', () => interrupted.abort(new Error('interrupted')));

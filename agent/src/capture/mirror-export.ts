@@ -25,6 +25,10 @@ export class MirrorExport implements ExportBackend {
     this.sizeBytes = group.disks[disk]?.sizeBytes ?? 0;
   }
 
+  get guardGroup(): string {
+    return this.group.name;
+  }
+
   read(target: Uint8Array, offsetBytes: number): Promise<void> {
     const reader = this.group.disks[this.disk]?.reader;
     if (reader === undefined)

@@ -7,8 +7,12 @@ import { loadConfig } from '../config/load.js';
 import { planReload, type ReloadPlan } from '../config/reload.js';
 import type { AgentConfig } from '../config/schema.js';
 import { TidemarkError } from '../core/errors.js';
+import { LogWriter } from '../control/log-writer.js';
 import { createLogger, type ControllableLogger, type Logger } from '../control/logger.js';
 import { serviceManager } from './systemd.js';
+
+/** What the last lines of the log may take. */
+const flushMs = 1000;
 
 export type ReloadHandler = (config: AgentConfig, plan: ReloadPlan) => Promise<void>;
 
@@ -28,16 +32,21 @@ export type RunAgent = (config: AgentConfig, options: RunOptions) => Promise<voi
 
 /** Resolves when the agent has ended in order. */
 export async function runAgentProcess(configFile: string, version: string, run: RunAgent): Promise<void> {
-  let config = loadConfig(configFile);
+  let config = await loadConfig(configFile);
   const fields = { site: config.site, agent: config.agent, version };
-  const log = createLogger({ level: config.log.level, fields, pretty: process.stderr.isTTY === true });
+  const writer = new LogWriter(2);
+  const pretty = process.stderr.isTTY === true;
+  const log = createLogger({ level: config.log.level, fields, pretty, destination: writer });
   const manager = serviceManager(process.env, (error) =>
     log.warn({ event: 'notify-failed', err: error }, 'the service manager was not told'),
   );
   const stop = new AbortController();
-  const crash = (error: unknown): never => die(log, error);
+  const crash = (error: unknown): never => die(log, writer, error);
   process.on('unhandledRejection', crash);
   process.on('uncaughtException', crash);
+  // Node's own way writes to stderr from this thread, and waits.
+  process.removeAllListeners('warning');
+  process.on('warning', (warning) => log.warn({ event: 'runtime-warning', err: warning }, warning.message));
 
   const onStop = (signal: string): void => {
     if (stop.signal.aborted) return;
@@ -46,7 +55,7 @@ export async function runAgentProcess(configFile: string, version: string, run: 
     setTimeout(
       () => {
         log.warn({ event: 'drain-timed-out' }, 'the drain took too long; ending all the same');
-        process.exit(0);
+        void writer.flush(flushMs).finally(() => process.exit(0));
       },
       config.drainSeconds * 1000 + 1000,
     ).unref();
@@ -79,8 +88,10 @@ export async function runAgentProcess(configFile: string, version: string, run: 
     await run(config, { version, signal: stop.signal, onReady, log, onReload: (handler) => (apply = handler) });
   } finally {
     stopWatchdog();
+    await writer.flush(flushMs);
   }
   log.info({ event: 'agent-stopped' }, 'stopped');
+  await writer.flush(flushMs);
 }
 
 /** The configuration that holds from now on: the new one, or the old one when the new is refused or wrong. */
@@ -90,7 +101,7 @@ async function reloadConfig(
   apply: ReloadHandler | undefined,
   log: ControllableLogger,
 ): Promise<AgentConfig> {
-  const after = loadConfig(file);
+  const after = await loadConfig(file);
   const plan = planReload(before, after);
   if (plan.refused.length > 0) {
     log.error(
@@ -108,7 +119,8 @@ async function reloadConfig(
   return after;
 }
 
-function die(log: Logger, error: unknown): never {
+function die(log: Logger, writer: LogWriter, error: unknown): never {
   log.fatal({ event: 'agent-crashed', err: error }, 'unexpected failure; the agent ends, a restart recovers');
+  writer.flushNow();
   process.exit(1);
 }

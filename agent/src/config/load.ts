@@ -1,5 +1,5 @@
 /** Reads a configuration file (YAML, of which JSON is a part) and says where it is wrong. */
-import { readFileSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { isNode, LineCounter, parseDocument, type Document } from 'yaml';
 import type { z } from 'zod';
@@ -10,10 +10,10 @@ import { agentConfigSchema, type AgentConfig } from './schema.js';
 export const configBytesMax = 4 * 1024 * 1024;
 
 /** Throws `config-invalid` with every wrong property, one in each line; `path` is `FILE:LINE:property` of the first. */
-export function loadConfig(file: string): AgentConfig {
+export async function loadConfig(file: string): Promise<AgentConfig> {
   let text: string;
   try {
-    text = readFileSync(file, 'utf8');
+    text = await readFile(file, 'utf8');
   } catch (cause) {
     throw new TidemarkError('config-invalid', `cannot read ${file}: ${(cause as Error).message}`, {
       path: file,

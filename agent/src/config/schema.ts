@@ -57,6 +57,19 @@ const buffersSchema = z
   })
   .prefault({});
 
+const guardSchema = z
+  .strictObject({
+    letGoMs: z
+      .number()
+      .int()
+      .min(200)
+      .max(5000)
+      .default(1000)
+      .describe('Age of the oldest write without an answer at which the guests are let go and the agent is killed'),
+  })
+  .prefault({})
+  .describe('The process beside an agent with mirror exports that watches it from outside');
+
 const configShape = z.strictObject({
   site: nameSchema,
   agent: nameSchema.describe('Must equal the CN of the certificate'),
@@ -80,6 +93,7 @@ const configShape = z.strictObject({
     .max(256)
     .default([]),
   buffers: buffersSchema,
+  guard: guardSchema,
   throttle: z.array(throttleWindowSchema).max(64).default([]),
   hypervisors: z.array(hypervisorSchema).max(64).default([]),
   sourceGroups: z.array(sourceGroupSchema).max(256).default([]),

@@ -27,16 +27,15 @@ export interface LogOptions {
   /** Stable fields of every line, e.g. agent and site. */
   readonly fields?: Readonly<Record<string, unknown>>;
   readonly pretty?: boolean;
-  readonly destination?: DestinationStream;
+  readonly destination: DestinationStream;
 }
 
 export interface ControllableLogger extends PinoLogger {
   level: string;
 }
 
-/** By default to stderr, synchronous: a line that was logged before a crash is there. */
 export function createLogger(options: LogOptions): ControllableLogger {
-  const sink = options.destination ?? pino.destination({ dest: 2, sync: true });
+  const { destination: sink } = options;
   const destination: DestinationStream = options.pretty ? { write: (line) => void sink.write(prettyLine(line)) } : sink;
   return pino(
     {

@@ -31,6 +31,8 @@ export interface ExportBackend {
   readonly readOnly: boolean;
   readonly minimumBlockBytes: number;
   readonly preferredBlockBytes: number;
+  /** Set: an agent that hangs must not hold this export's clients (they are given to the guard). Their group's name. */
+  readonly guardGroup?: string;
   /** Fills `target` (its length is the request's) and resolves. */
   read(target: Uint8Array, offsetBytes: number): Promise<void> | undefined;
   /** The payload's bytes may be kept after the return only if `payload.retain()` was called before it. */

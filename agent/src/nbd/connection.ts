@@ -20,6 +20,18 @@ export interface ConnectionHost {
   readonly limits: NbdLimits;
   readonly clock: Clock;
   readonly onFault: (error: unknown) => void;
+  /** A client of an export with a `guardGroup` begins its transmission. */
+  readonly onGuarded?: ((connection: GuardedConnection) => void) | undefined;
+}
+
+/** A client that the guard must be able to let go. */
+export interface GuardedConnection {
+  readonly group: string;
+  readonly exportName: string;
+  /** The socket that the kernel knows, also under TLS. */
+  readonly plain: Socket;
+  /** Emits `close` when the connection ends. */
+  readonly socket: Socket;
 }
 
 /** Memory that every plain socket is read into; emptied before the next read, so one is enough for all. */
@@ -30,6 +42,7 @@ export class ServerConnection {
   readonly gone: Promise<void>;
   readonly #host: ConnectionHost;
   readonly #tls: ServerTls | undefined;
+  #plain: Socket | undefined;
   #socket: Socket | undefined;
   #negotiation: Negotiation | undefined;
   #transmission: Transmission | undefined;
@@ -60,6 +73,7 @@ export class ServerConnection {
   /** Starts the handshake. `emitsData`: the socket was not made with `onread`. */
   start(socket: Socket, emitsData: boolean): void {
     this.#deadline = this.#host.clock.after(this.#host.limits.handshakeMs, () => this.destroy());
+    this.#plain = socket;
     this.#adopt(socket, emitsData);
     this.#negotiate(socket, this.#tls === undefined ? 'none' : 'required');
   }
@@ -153,6 +167,9 @@ export class ServerConnection {
     this.#transmission = new Transmission(socket, {
       ...{ target, structured, status, slabs, limits, clock, onFault, onGone },
     });
+    const group = target.backend.guardGroup;
+    if (group !== undefined)
+      this.#host.onGuarded?.({ group, exportName: target.name, plain: this.#plain ?? socket, socket });
     if (rest.length > 0) this.#transmission.receive(rest);
   }
 

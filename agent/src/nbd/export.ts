@@ -20,7 +20,7 @@ export interface ExportStatus {
   readonly oldestUnacknowledgedMs: number;
 }
 
-/** Requests that only a backend's promise will answer, oldest first. */
+/** A write, zero, trim or flush that only a backend's promise will answer, or a write that waits for memory. */
 export interface PendingWrite {
   readonly sinceMs: number;
 }
@@ -37,6 +37,7 @@ export class ServedExport {
     bytesRead: 0,
     bytesWritten: 0,
   };
+  /** Oldest first. */
   readonly pendingWrites = new Set<PendingWrite>();
   connections = 0;
   /** Being removed: no new client. */
@@ -49,14 +50,19 @@ export class ServedExport {
     readonly connectionsMax: number,
   ) {}
 
-  status(clock: Clock): ExportStatus {
+  /** Age of the oldest write that is not answered; 0 when there is none. */
+  oldestUnacknowledgedMs(clock: Clock): number {
     const [oldest] = this.pendingWrites;
+    return oldest === undefined ? 0 : clock.monotonicMs() - oldest.sinceMs;
+  }
+
+  status(clock: Clock): ExportStatus {
     return {
       name: this.name,
       description: this.description,
       connections: this.connections,
       ...this.counters,
-      oldestUnacknowledgedMs: oldest === undefined ? 0 : clock.monotonicMs() - oldest.sinceMs,
+      oldestUnacknowledgedMs: this.oldestUnacknowledgedMs(clock),
     };
   }
 }

@@ -5,7 +5,7 @@ import type { Clock } from '../core/clock.js';
 import { TidemarkError } from '../core/errors.js';
 import { invariant } from '../core/invariant.js';
 import type { ExportBackend } from './backend.js';
-import { ServerConnection, type ConnectionHost, type ServerTls } from './connection.js';
+import { ServerConnection, type ConnectionHost, type GuardedConnection, type ServerTls } from './connection.js';
 import { ServedExport, type ExportDirectory, type ExportStatus } from './export.js';
 import { nbdLimitsDefault, type NbdLimits } from './limits.js';
 import { payloadBytesMax, stringBytesMax } from './protocol.js';
@@ -25,6 +25,8 @@ export interface NbdServerOptions {
   readonly limits?: Partial<NbdLimits>;
   /** A backend failed in a way that is no expected failure; the client got EIO. */
   readonly onFault?: (error: unknown) => void;
+  /** A client of an export with a `guardGroup` begins its transmission. */
+  readonly onGuarded?: (connection: GuardedConnection) => void;
 }
 
 export interface AddExportOptions {
@@ -53,7 +55,8 @@ export class NbdServer {
       find: (name) => this.#exports.get(name),
     };
     const onFault = options.onFault ?? ((): void => undefined);
-    this.#host = { directory, slabs: options.slabs, limits: this.#limits, clock: options.clock, onFault };
+    const { slabs, clock, onGuarded } = options;
+    this.#host = { directory, slabs, limits: this.#limits, clock, onFault, onGuarded };
   }
 
   /** `storage-exists` when the name is taken; a name has at most 4096 bytes. */
@@ -88,6 +91,15 @@ export class NbdServer {
 
   exports(): ExportStatus[] {
     return [...this.#exports.values()].map((served) => served.status(this.#host.clock));
+  }
+
+  /** Age of the oldest unanswered write of the exports with a `guardGroup`; 0 when there is none. */
+  oldestGuardedMs(): number {
+    let oldestMs = 0;
+    for (const served of this.#exports.values())
+      if (served.backend.guardGroup !== undefined)
+        oldestMs = Math.max(oldestMs, served.oldestUnacknowledgedMs(this.#host.clock));
+    return oldestMs;
   }
 
   /** Clients now, negotiating ones included; and those refused since the start for want of a free place. */

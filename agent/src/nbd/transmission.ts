@@ -53,6 +53,8 @@ export class Transmission {
   /** The WRITE whose payload is being received, or waits for memory when there is no `#payload`. */
   #request: Request | undefined;
   #payload: SlabPayload | undefined;
+  /** Set while `#request` waits for memory. */
+  #waiting: PendingWrite | undefined;
   #filledBytes = 0;
   /** Payload bytes of a refused WRITE still to come. */
   #skipBytes = 0;
@@ -116,6 +118,7 @@ export class Transmission {
     this.#closed = true;
     this.#held = undefined;
     this.#o.slabs.cancelWait(this.#onMemory);
+    this.#memoryHere();
     this.#payload?.release();
     this.#payload = undefined;
     this.#endIfIdle();
@@ -239,9 +242,22 @@ export class Transmission {
   #allocatePayload(request: Request): boolean {
     this.#payload = this.#o.slabs.allocate(request.lengthBytes);
     this.#filledBytes = 0;
-    if (this.#payload !== undefined) return true;
+    if (this.#payload !== undefined) {
+      this.#memoryHere();
+      return true;
+    }
+    if (this.#waiting === undefined) {
+      this.#waiting = { sinceMs: this.#o.clock.monotonicMs() };
+      this.#o.target.pendingWrites.add(this.#waiting);
+    }
     this.#o.slabs.onFree(this.#onMemory);
     return false;
+  }
+
+  #memoryHere(): void {
+    if (this.#waiting === undefined) return;
+    this.#o.target.pendingWrites.delete(this.#waiting);
+    this.#waiting = undefined;
   }
 
   #writeReceived(): void {

@@ -2,6 +2,8 @@
 import { readFileSync } from 'node:fs';
 import { Gauge, type Registry } from 'prom-client';
 import type { Histogram } from '../capture/histogram.js';
+import type { AttachPermits } from '../guard/attach-permits.js';
+import type { GuardKeeper } from '../guard/guard-keeper.js';
 import type { NbdServer } from '../nbd/server.js';
 import type { SlabPool } from '../nbd/slab.js';
 import type { SourceSide } from './source-side.js';
@@ -15,6 +17,8 @@ export interface DataPath {
   readonly nbd: NbdServer;
   readonly sources: SourceSide;
   readonly targets: TargetSide;
+  readonly guard: GuardKeeper;
+  readonly permits: AttachPermits;
 }
 
 interface DataPathMetric {
@@ -127,6 +131,30 @@ export const dataPathMetrics: readonly DataPathMetric[] = [
     'Age of the oldest write that is not acknowledged; 0 when there is none',
     ({ oldestUnacknowledgedMs }) => oldestUnacknowledgedMs / 1000,
   ),
+  {
+    name: 'tidemark_guard_up',
+    help: '1 while the guard runs that lets guests go when this agent hangs; 0 without mirror exports',
+    labels: [],
+    read: ({ guard }) => [[{}, guard.pid === undefined ? 0 : 1]],
+  },
+  {
+    name: 'tidemark_guard_connections',
+    help: 'Connections that the guard can let go',
+    labels: [],
+    read: ({ guard }) => [[{}, guard.connectionCount]],
+  },
+  {
+    name: 'tidemark_guard_restarts_total',
+    help: 'Guards that died and were replaced',
+    labels: [],
+    read: ({ guard }) => [[{}, guard.restartCount]],
+  },
+  {
+    name: 'tidemark_guard_let_goes',
+    help: 'Times in the last hour that the agent hung and its guests were let go',
+    labels: [],
+    read: ({ permits }) => [[{}, permits.recentCount]],
+  },
   perTarget('promotions_total', 'Promotions of the replica', (group) => group.upkeep.counters.promotions),
   perTarget(
     'promoted_bytes_total',

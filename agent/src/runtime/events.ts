@@ -11,11 +11,14 @@ const errors = new Set([
   'journal-corrupt',
   'durable-regression',
   'journal-full',
+  'capture-detached',
 ]);
 const warnings = new Set([
   'journal-poisoned',
   'barrier-broken',
+  'capture-backs-off',
   'group-incomplete',
+  'guard-lost',
   'history-dropped',
   'link-lost',
   'link-refused',

@@ -11,17 +11,19 @@ const graceMs = 1000;
 export class NbdExports implements ExportHost {
   readonly socketPath: string;
 
-  /** `tcp`: host:port that the server listens on with TLS. */
+  /** `tcp`: host:port that the server listens on with TLS. `onGuarded`: an export is added that needs the guard. */
   constructor(
     private readonly server: NbdServer,
     socketDirectory: string,
     private readonly tcp: string | undefined,
+    private readonly onGuarded: () => void,
   ) {
     this.socketPath = join(socketDirectory, 'nbd.sock');
   }
 
   add(name: string, backend: ExportBackend, description: string): void {
     this.server.addExport(name, backend, { description });
+    if (backend.guardGroup !== undefined) this.onGuarded();
   }
 
   remove(name: string): Promise<void> {

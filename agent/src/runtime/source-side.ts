@@ -29,6 +29,8 @@ export interface SourceSideOptions {
   readonly openDevice: (location: string, access: 'read' | 'write') => Promise<BlockDevice>;
   /** Stream address of a peer; undefined when the configuration names none. */
   readonly addressOf: (peer: string) => string | undefined;
+  /** Alerts of a group that are not its links'. */
+  readonly alertsOf: (group: string) => GroupStatus['alerts'];
 }
 
 interface Running {
@@ -213,10 +215,10 @@ export class SourceSide {
   }
 
   private handle({ group, config }: Running): SourceHandle {
-    const { exports } = this.options;
+    const { exports, alertsOf } = this.options;
     return {
       group,
-      status: () => sourceStatus(group, config, exports),
+      status: () => sourceStatus(group, config, exports, alertsOf(group.name)),
       checkpoints: () =>
         group.status.links.flatMap((link) =>
           link.durableCheckpointId === undefined || link.durableCheckpointMs === undefined

@@ -66,7 +66,13 @@ function alertsOf(links: readonly LinkStatus[], nowMs: number): GroupStatus['ale
   });
 }
 
-export function sourceStatus(group: SourceGroup, config: SourceGroupConfig, exports: ExportHost): GroupStatus {
+/** `alerts`: those that are not the links'. */
+export function sourceStatus(
+  group: SourceGroup,
+  config: SourceGroupConfig,
+  exports: ExportHost,
+  alerts: GroupStatus['alerts'],
+): GroupStatus {
   const { links, sourceTimeMs, disks } = group.status;
   const durable = links.flatMap((link) => (link.durableCheckpointMs === undefined ? [] : [link.durableCheckpointMs]));
   const intervalSeconds = config.checkpointIntervalSeconds;
@@ -81,7 +87,7 @@ export function sourceStatus(group: SourceGroup, config: SourceGroupConfig, expo
     role: 'source',
     state: stateOf(links),
     actions: [],
-    alerts: alertsOf(links, sourceTimeMs),
+    alerts: [...alerts, ...alertsOf(links, sourceTimeMs)],
     owner: null,
     policyRevision: 0,
     epoch:

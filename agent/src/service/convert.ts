@@ -1,7 +1,6 @@
 /** Copies an NBD export into a file with `qemu-img convert`; sparse, never over an existing file. */
 import { spawn } from 'node:child_process';
-import { existsSync, renameSync, rmSync } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { access, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { TidemarkError } from '../core/errors.js';
 
@@ -19,18 +18,25 @@ export interface Conversion {
 /** Throws `storage-exists`, `storage-io` (with qemu-img's own words), or the signal's reason. */
 export async function convertDisk(conversion: Conversion): Promise<void> {
   const { uri, file, format, signal } = conversion;
-  if (existsSync(file)) throw new TidemarkError('storage-exists', `${file} exists`, { path: file });
+  if (await exists(file)) throw new TidemarkError('storage-exists', `${file} exists`, { path: file });
   signal.throwIfAborted();
   const partial = `${file}.partial`;
-  rmSync(partial, { force: true });
+  await rm(partial, { force: true });
   try {
     await runQemuImg(['convert', '-p', '-W', '-f', 'raw', '-O', format, uri, partial], conversion);
     await sync(partial);
-    renameSync(partial, file);
+    await rename(partial, file);
     await sync(dirname(file));
   } finally {
-    rmSync(partial, { force: true });
+    await rm(partial, { force: true });
   }
+}
+
+function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
 }
 
 /** qemu-img leaves its file to the page cache. */

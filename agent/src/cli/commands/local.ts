@@ -28,8 +28,8 @@ export function addLocalCommands(program: Command, context: CliContext): void {
     .command('check')
     .argument('[file]', 'configuration file', defaultConfig)
     .description('check it and say where it is wrong')
-    .action((file: string, _options, command: Command) => {
-      const config = loadConfig(file);
+    .action(async (file: string, _options, command: Command) => {
+      const config = await loadConfig(file);
       const text = `${file} is valid: agent ${config.site}/${config.agent}, ${config.sourceGroups.length} source and ${config.targetGroups.length} target groups\n`;
       print(command, config, text);
     });
