@@ -7,6 +7,7 @@ import type { Operation, OperationRequest } from '../service/operation-schemas.j
 import { fromApiError } from '../service/error-schema.js';
 import type { z } from 'zod';
 import type { operationRequestSchema } from '../service/operation-schemas.js';
+import { bootTable } from './boots.js';
 import { connect, type GlobalOptions } from './context.js';
 import { ProgressLine } from './progress.js';
 import { coloursOf, type Colours, type Terminal } from './terminal.js';
@@ -114,7 +115,10 @@ export function finishOperation(session: Session, operation: Operation): void {
 
 function resultLines(operation: Operation): string {
   return Object.entries(operation.result ?? {})
-    .map(([name, value]) => `  ${name}: ${typeof value === 'string' ? value : JSON.stringify(value)}\n`)
+    .map(
+      ([name, value]) =>
+        bootTable(value) ?? `  ${name}: ${typeof value === 'string' ? value : JSON.stringify(value)}\n`,
+    )
     .join('');
 }
 

@@ -3,6 +3,7 @@ import { Command, CommanderError } from 'commander';
 import { isTidemarkError } from '../core/errors.js';
 import type { CliContext } from './command.js';
 import { addCheckpointCommands } from './commands/checkpoints.js';
+import { addDrillCommands } from './commands/drills.js';
 import { addExportCommand } from './commands/export.js';
 import { addLocalCommands } from './commands/local.js';
 import { addOperationCommands } from './commands/operations.js';
@@ -38,6 +39,7 @@ export function createProgram(context: CliContext): Command {
   addViewCommands(program, context);
   addExportCommand(program, context);
   addTransitionCommands(program, context);
+  addDrillCommands(program, context);
   addOperationCommands(program, context);
   addLocalCommands(program, context);
   return program;

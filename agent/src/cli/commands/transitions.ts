@@ -6,6 +6,7 @@ import { parseYaml } from '../../config/load.js';
 import { TidemarkError } from '../../core/errors.js';
 import { declareGroupSchema } from '../../service/group-spec.js';
 import { parseSelector } from '../../service/selector.js';
+import { numberOf } from '../arguments.js';
 import { operationOptions, runOperation, withSession, type CliContext, type OperationOptions } from '../command.js';
 import { atHelp } from './views.js';
 
@@ -180,12 +181,6 @@ export function addTransitionCommands(program: Command, context: CliContext): vo
         }),
       ),
   );
-}
-
-function numberOf(text: string, option: string): number {
-  const value = Number(text);
-  if (text.trim() !== '' && Number.isFinite(value) && value >= 0) return value;
-  throw new TidemarkError('request-invalid', `--${option} is a number, not ${JSON.stringify(text)}`, { path: option });
 }
 
 function read(file: string): string {
