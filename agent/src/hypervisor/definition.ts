@@ -15,7 +15,7 @@ export const definitionFileSchema = z.strictObject({
 
 export const vmDefinitionSchema = z.strictObject({
   name: z.string().min(1).max(256),
-  uuid: z.uuid(),
+  uuid: z.guid(),
   /** Persistent (inactive) domain XML as libvirt prints it, secrets left out. Empty: a VM known by its monitor alone. */
   domainXml: z.string().max(1024 * 1024),
   /** Which disk of the group backs which target of the VM. */
