@@ -9,7 +9,7 @@
 import { sleep } from '../core/clock.js';
 import { TidemarkError } from '../core/errors.js';
 import type { OperationResult, OperationStep, StepContext } from '../target/operations.js';
-import { elementOf, elementsOf, attributeOf, parseXml, printXml } from './xml-tree.js';
+import { elementOf, elementsOf, attributeOf, parseXml, printXml } from '../hypervisor/xml-tree.js';
 import { setDiskSource } from './recovery-xml.js';
 import type { OwnedVm } from './driver.js';
 import type { Room } from './room.js';

@@ -6,7 +6,7 @@ import { TidemarkError, isTidemarkError } from '../core/errors.js';
 import type { Virsh, VirshCall } from '../hypervisor/virsh.js';
 import type { CopyState, NetworkFacts, OwnedVm, RecoveryDriver, VmState } from './driver.js';
 import { ownerNamespace, parseMark } from './owner-mark.js';
-import { attributeOf, elementOf, elementsOf, parseXml, printXml } from './xml-tree.js';
+import { attributeOf, elementOf, elementsOf, parseXml, printXml } from '../hypervisor/xml-tree.js';
 
 /** Starting a VM opens its disks over NBD. */
 const startTimeoutMs = 60_000;

@@ -1,7 +1,7 @@
 /** The mark in a domain's metadata by which an agent knows its own VMs again after any crash. */
 import type { Element } from '@xmldom/xmldom';
 import { z } from 'zod';
-import { appendElement, documentOf, elementOf, elementsOf, parseXml } from './xml-tree.js';
+import { appendElement, documentOf, elementOf, elementsOf, parseXml } from '../hypervisor/xml-tree.js';
 
 export const ownerNamespace = 'urn:tidemark:owner:1';
 

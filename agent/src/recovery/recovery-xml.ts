@@ -17,7 +17,7 @@ import {
   removeElements,
   replaceText,
   setText,
-} from './xml-tree.js';
+} from '../hypervisor/xml-tree.js';
 
 /** Where a disk of the group is served to the hypervisor. */
 export type DiskSource =
