@@ -1,6 +1,6 @@
 /** What capture reads from a libvirt domain's XML. */
 import type { Element } from '@xmldom/xmldom';
-import { attributeOf, elementOf, elementsOf, parseXml, textOf } from '../recovery/xml-tree.js';
+import { attributeOf, elementOf, elementsOf, parseXml, textOf } from './xml-tree.js';
 
 export interface DomainDisk {
   readonly target: string;
