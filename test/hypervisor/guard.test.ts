@@ -210,4 +210,27 @@ describe('guard', () => {
       await mount.end();
     }
   });
+
+  test('an agent that ends while its spool hangs is gone in the end, although exit waits for the thread that writes', async () => {
+    const mount = await mountHanging(lab);
+    try {
+      const buffers = { bufferBytes: 8 * MiB, spoolBytes: 32 * MiB, spoolDirectory: join(mount.directory, 'spool') };
+      const rig = await startRig({ linkProxy: true, sourceSettings: { buffers, drainSeconds: 1 } });
+      const { source } = rig.pair;
+      rig.pair.link?.cut();
+      process.kill(mount.pid, 'SIGSTOP');
+      const writer = await writing(rig, { writeBytes: 65_536, depth: 4 });
+      const { count } = writer;
+      await waitFor('more than the buffer', () => writer.count > count + 512);
+      source.process.child.kill('SIGTERM');
+      await waitFor('the agent is gone', () => !source.process.isRunning, { timeoutMs: 15_000 });
+      await goesOn(writer, 'an agent that cannot end');
+      // Its clients were gone in order: that counts for no group.
+      expect(letGoLine(rig)).toMatchObject({ groups: [], connectionCount: 0 });
+      await writer.stop();
+      await rig.qemu.end();
+    } finally {
+      await mount.end();
+    }
+  });
 });

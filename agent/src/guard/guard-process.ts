@@ -6,10 +6,10 @@
  * old its oldest unanswered write is. When that age, with the time since the report, passes `letGoMs`:
  *
  * 1. shutdown(2) of all duplicates: the hypervisor sees the end of the stream, fails the mirror, the guest goes on;
- * 2. a durable let-go record, in a bounded time (the disk may be what hangs);
+ * 2. a durable let-go record and one line of the log, each in a bounded time (the disk may be what hangs);
  * 3. SIGKILL of the agent;
  * 4. the duplicates are read empty until their clients have closed, for one that is blocked in sending to an agent that
- *    cannot die; then one line of the log, and the end.
+ *    cannot die; then the end.
  *
  * The end of the channel means that the agent is gone, or nearly so: everything is closed at once, and an agent that is
  * still there after `lingerMs` (a thread of its pool hangs in the kernel, exit waits for it) is killed.
@@ -33,7 +33,7 @@ const lookMsMax = 150;
 const recordMs = 250;
 const drainMs = 2_000;
 const lingerMs = 3_000;
-const logMs = 500;
+const logMs = 100;
 
 type Start = ToGuard & { kind: 'start' };
 
@@ -115,24 +115,21 @@ class Guard {
     await this.#within(recordMs, this.#duplicates.shutDown());
     const shutDownMs = this.clock.monotonicMs() - startMs;
     const written = writeLetGo(new NodeStorage(), directory, letGo).then(
-      () => 'durable' as const,
+      () => 'durable',
       (error: Error) => error.message,
     );
-    const record = (await this.#within(recordMs, written)) ?? 'pending';
+    const record = (await this.#within(recordMs, written)) ?? 'the disk did not answer in time';
+    const { version: _version, wallMs: _wallMs, ...fields } = letGo;
+    createLogger({ level: 'info', fields: logFields, destination: this.#log }).error(
+      { event: 'let-go', ...fields, shutDownMs, record },
+      'the agent hung: its clients were let go, the agent is killed',
+    );
+    // Before the kill: a service manager may end the guard with the agent.
+    await this.#log.flush(logMs);
     this.#killAgent();
     this.#duplicates.drain();
     await this.#until(drainMs, () => this.#duplicates.count === 0 && !this.#agentIsThere());
     this.#duplicates.close();
-    const { version: _version, wallMs: _wallMs, ...fields } = letGo;
-    createLogger({ level: 'info', fields: logFields, destination: this.#log }).error(
-      {
-        event: 'let-go',
-        ...fields,
-        shutDownMs,
-        record: record === 'pending' ? await this.#within(recordMs, written) : record,
-      },
-      'the agent hung: its clients were let go, the agent was killed',
-    );
     await this.#end();
   }
 
