@@ -1,32 +1,8 @@
-/** Entry of the executable `tidemark`. */
-import 'reflect-metadata';
-import { runAgent } from './agent.js';
-import { runAgentProcess } from './cli/agent-process.js';
-import { runCli } from './cli/program.js';
-import { processTerminal } from './cli/terminal.js';
-import { runGuardProcess } from './guard/guard-process.js';
-
-declare const __TIDEMARK_VERSION__: string | undefined;
-const version = typeof __TIDEMARK_VERSION__ === 'string' ? __TIDEMARK_VERSION__ : 'development';
-
+/** Entry of the executable `tidemark`. The guard loads next to nothing: it must be there soon and cost little memory. */
 async function main(): Promise<void> {
   const args = process.argv.slice(2);
-  if (args[0] === 'agent' && args[1] === 'guard') {
-    runGuardProcess();
-    return;
-  }
-  const interrupted = new AbortController();
-  // `agent run` has its own handling; for all else ^C ends the wait, a second one the process.
-  if (args[0] !== 'agent') process.once('SIGINT', () => interrupted.abort(new Error('interrupted')));
-  process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? 0 : 1));
-  const terminal = processTerminal(interrupted.signal);
-  process.exitCode = await runCli(args, {
-    terminal,
-    version,
-    runAgent: (file) => runAgentProcess(file, version, runAgent),
-  });
-  // Whatever may still be open after an orderly end must not hold the process.
-  if (args[0] === 'agent') process.exit();
+  if (args[0] === 'agent' && args[1] === 'guard') (await import('./guard/guard-process.js')).runGuardProcess();
+  else await (await import('./tidemark.js')).runTidemark(args);
 }
 
 void main();

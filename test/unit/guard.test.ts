@@ -12,7 +12,9 @@ import { NodeStorage } from '../../agent/src/platform/node-storage.js';
 import { waitFor } from '../support/wait.js';
 
 let directory: string;
-beforeEach(() => (directory = mkdtempSync(join(tmpdir(), 'tidemark-guard-'))));
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'tidemark-guard-'));
+});
 afterEach(() => rmSync(directory, { recursive: true }));
 
 describe('duplicates', () => {
@@ -90,7 +92,9 @@ describe('attach permits', () => {
   let wallMs = 1_700_000_000_000;
   const clock: Clock = { ...nodeClock, wallMs: () => wallMs };
   let events: string[];
-  beforeEach(() => (events = []));
+  beforeEach(() => {
+    events = [];
+  });
 
   async function load(): Promise<AttachPermits> {
     const emit = (code: string, { group }: Readonly<Record<string, unknown>>): void =>

@@ -8,7 +8,9 @@ import { waitFor } from '../support/wait.js';
 
 let directory: string;
 let fd: number;
-beforeEach(() => (directory = mkdtempSync(join(tmpdir(), 'tidemark-log-'))));
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), 'tidemark-log-'));
+});
 afterEach(() => {
   closeSync(fd);
   rmSync(directory, { recursive: true });

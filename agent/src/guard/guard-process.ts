@@ -27,7 +27,7 @@ import { writeLetGo, type LetGo } from './let-go.js';
 import type { ToAgent, ToGuard } from './messages.js';
 import { SilenceWatch, type Silence } from './silence.js';
 
-const lookMs = 25;
+const lookMs = 50;
 /** The most that one look counts. */
 const lookMsMax = 150;
 const recordMs = 250;
