@@ -140,7 +140,12 @@ export class PlainTarget {
       return;
     }
     const resumed = hello.incarnation !== 0;
-    if (resumed) expect([hello.incarnation, hello.nonce]).toEqual([this.incarnation, this.nonce]);
+    if (resumed && (hello.incarnation !== this.incarnation || hello.nonce !== this.nonce)) {
+      // Of a process that was killed, still on its way; a live link that is refused never settles.
+      connection.send(encodeJsonFrame(FrameType.refuse, { code: 'stale-incarnation', message: 'a newer start is known' }));
+      connection.close('stale');
+      return;
+    }
     if (!resumed && hello.nonce !== this.nonce) {
       this.incarnation++;
       this.nonce = hello.nonce;

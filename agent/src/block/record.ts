@@ -18,7 +18,7 @@ export const RecordKind = {
   syncBegin: 8,
   /** Closes a sync range; payload = JSON, see {@link SyncMark}. */
   syncEnd: 9,
-  /** A disk was added, resized or removed; payload = JSON, see {@link DiskChange}. */
+  /** A disk was added, grown or removed; payload = JSON, see {@link DiskChange}. Always alone in its block. */
   diskChange: 10,
 } as const;
 export type RecordKind = (typeof RecordKind)[keyof typeof RecordKind];
@@ -61,6 +61,8 @@ export interface CheckpointMark {
   readonly sourceTimeMs: number;
   /** Disks (indexes) of this stream that were still syncing at the mark; empty: all were there. */
   readonly disksMissing: readonly number[];
+  /** Disks of the source that the target had not taken yet when the mark was placed; it is incomplete then. */
+  readonly disksUnknown?: number;
   /** Set in a group of several streams: the mark counts only with the coordinator's verdict. */
   readonly barrier?: string;
   /** What hooks recorded, free of secrets. */
@@ -75,8 +77,14 @@ export interface SyncMark {
   readonly disks: readonly number[];
 }
 
-export interface DiskChange {
-  readonly change: 'resize';
-  readonly disk: number;
-  readonly sizeBytes: number;
-}
+/**
+ * From its sequence on the group has other disks: marks before it are opened with the disks and sizes of their moment. The
+ * target has agreed before (`welcome`), so that a change in the stream is never refused by policy.
+ */
+export type DiskChange =
+  /** `disk`: the index that the welcome gave. */
+  | { readonly change: 'add'; readonly disk: number; readonly name: string; readonly sizeBytes: number }
+  /** Only upwards; what is new is synced before the disk counts in a mark again. */
+  | { readonly change: 'grow'; readonly disk: number; readonly sizeBytes: number }
+  /** Nothing of the disk follows; its index is never given again. */
+  | { readonly change: 'remove'; readonly disk: number };

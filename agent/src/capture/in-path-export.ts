@@ -13,7 +13,6 @@ import { RangeLock } from './range-lock.js';
 import type { SourceGroup } from './source-group.js';
 
 export class InPathExport implements ExportBackend {
-  readonly sizeBytes: number;
   readonly readOnly = false;
   readonly minimumBlockBytes: number;
   readonly preferredBlockBytes = 65_536;
@@ -28,9 +27,13 @@ export class InPathExport implements ExportBackend {
     this.group = group;
     this.disk = disk;
     this.upstream = upstream;
-    this.sizeBytes = group.disks[disk]?.sizeBytes ?? 0;
     this.minimumBlockBytes = upstream.minimumBlockBytes ?? 1;
     this.onClients = onClients;
+  }
+
+  /** Of the disk now; a client sees it from its next connection on. */
+  get sizeBytes(): number {
+    return this.group.disks[this.disk]?.sizeBytes ?? 0;
   }
 
   async read(target: Uint8Array, offsetBytes: number): Promise<void> {

@@ -8,7 +8,6 @@ import type { Payload } from '../nbd/payload.js';
 import type { SourceGroup } from './source-group.js';
 
 export class MirrorExport implements ExportBackend {
-  readonly sizeBytes: number;
   readonly readOnly = false;
   readonly minimumBlockBytes = 1;
   readonly preferredBlockBytes = 65_536;
@@ -22,7 +21,11 @@ export class MirrorExport implements ExportBackend {
     this.group = group;
     this.disk = disk;
     this.onClients = onClients;
-    this.sizeBytes = group.disks[disk]?.sizeBytes ?? 0;
+  }
+
+  /** Of the disk now; a client sees it from its next connection on. */
+  get sizeBytes(): number {
+    return this.group.disks[this.disk]?.sizeBytes ?? 0;
   }
 
   get guardGroup(): string {

@@ -9,6 +9,7 @@ import type { EventSink } from '../core/events.js';
 import { checkpointId } from '../core/ids.js';
 import { invariant } from '../core/invariant.js';
 import type { Random } from '../core/random.js';
+import type { ByteRange } from '../link/coverage.js';
 import type { LinkOptions } from '../link/environment.js';
 import type { DefinitionBlob } from '../stream/definitions.js';
 import { SourceLink, type LinkGroup } from '../link/link.js';
@@ -26,6 +27,21 @@ export interface SourceDisk {
   readonly sizeBytes: number;
   /** Where a sync reads the disk; undefined: the disk can be synced only by being written whole. */
   readonly reader?: DiskReader | undefined;
+  /** A capture driver attaches it: until then it is detached. Default: it counts as attached from the start. */
+  readonly attachedLater?: boolean;
+  /** It left the group: its place in the list stays, so that indexes mean the same disk for ever. */
+  readonly removed?: boolean | undefined;
+}
+
+/** What a capture driver knows of the time in which it did not see a disk. */
+export interface Missed {
+  /** Every range that was written meanwhile, and maybe more. */
+  readonly ranges: readonly ByteRange[];
+  /**
+   * Also every range that this target lacks for another reason: what an earlier start of this agent captured and the
+   * target never made durable. True: the comparison of all the disk that a new start begins with can be left out.
+   */
+  coversLink(link: LinkStatus): boolean;
 }
 
 export interface SourceGroupOptions {
@@ -50,7 +66,12 @@ export interface TagResult {
 export interface SourceGroupStatus {
   readonly name: string;
   readonly agent: string;
-  readonly disks: readonly { readonly name: string; readonly sizeBytes: number; readonly attached: boolean }[];
+  readonly disks: readonly {
+    readonly name: string;
+    readonly sizeBytes: number;
+    readonly attached: boolean;
+    readonly removed: boolean;
+  }[];
   readonly sourceTimeMs: number;
   readonly links: readonly LinkStatus[];
   readonly capturedBytes: number;
@@ -62,7 +83,8 @@ export interface SourceGroupStatus {
 export class SourceGroup implements LinkGroup {
   readonly name: string;
   readonly agent: string;
-  readonly disks: readonly SourceDisk[];
+  /** By index; those that were removed keep their place. */
+  disks: readonly SourceDisk[];
   /** Time a mark took, and from the moment it was due to its sequence. */
   readonly markDuration = new Histogram();
   readonly markLateness = new Histogram();
@@ -70,6 +92,8 @@ export class SourceGroup implements LinkGroup {
   private readonly time: SourceTime;
   private readonly gate: AckGate;
   private readonly detached = new Set<number>();
+  /** Disks that were never lost: no write that was not seen can be newer than one that was captured. */
+  private readonly untouched = new Set<number>();
   private readonly timers = new Map<SourceLink, CheckpointTimer | undefined>();
   private readonly streamCounts = new Map<SourceLink, number>();
   private readonly definitions = new Map<string, DefinitionBlob>();
@@ -85,6 +109,7 @@ export class SourceGroup implements LinkGroup {
     this.name = options.name;
     this.agent = options.agent;
     this.disks = options.disks;
+    for (const [index, disk] of options.disks.entries()) this.expect(index, disk);
     this.time = new SourceTime(options.clock);
     this.gate = new AckGate(options.clock);
   }
@@ -120,6 +145,7 @@ export class SourceGroup implements LinkGroup {
       disk !== undefined && change.offsetBytes + change.lengthBytes <= disk.sizeBytes,
       'capture outside a disk',
     );
+    if (disk.removed === true) return undefined;
     this.capturedCount++;
     this.capturedBytes += change.lengthBytes;
     for (const link of this.linkList) link.capture(change);
@@ -128,23 +154,65 @@ export class SourceGroup implements LinkGroup {
     return this.gate.wait;
   }
 
+  /**
+   * A disk joins the running group; returns its index. The checkpoints until it is synced are incomplete. Throws
+   * `illegal-state` when a disk of the group has the name.
+   */
+  addDisk(disk: SourceDisk): number {
+    if (this.disks.some(({ name, removed }) => name === disk.name && removed !== true))
+      throw new TidemarkError('illegal-state', `Group ${this.name} has a disk ${disk.name} already.`);
+    this.disks = [...this.disks, disk];
+    this.expect(this.disks.length - 1, disk);
+    for (const link of this.linkList) link.addDisk();
+    return this.disks.length - 1;
+  }
+
+  /**
+   * The disk has more bytes now; to be called before a write to them is captured. What is new is synced, and until then
+   * the disk is missing from the checkpoints. `reader`: reads the grown disk; left out: the one before does. Throws
+   * `disk-unknown`, and `illegal-state` for fewer bytes.
+   */
+  growDisk(index: number, sizeBytes: number, reader?: DiskReader): void {
+    const disk = this.liveDisk(index);
+    if (sizeBytes < disk.sizeBytes)
+      throw new TidemarkError(
+        'illegal-state',
+        `Disk ${disk.name} of ${this.name} has ${disk.sizeBytes} bytes and cannot shrink to ${sizeBytes}.`,
+      );
+    if (sizeBytes === disk.sizeBytes) return;
+    this.replaceDisk(index, { ...disk, sizeBytes, reader: reader ?? disk.reader });
+    for (const link of this.linkList) link.growDisk(index);
+  }
+
+  /** The disk leaves the group: later checkpoints are complete without it, earlier ones keep it. Throws `disk-unknown`. */
+  removeDisk(index: number): void {
+    this.replaceDisk(index, { ...this.liveDisk(index), removed: true, reader: undefined });
+    this.detached.delete(index);
+    for (const link of this.linkList) link.removeDisk(index);
+  }
+
   /** A write failed on the disk itself: what it holds there is unknown, and is read again. */
   contentUnknown(disk: number, offsetBytes: number, lengthBytes: number): void {
     for (const link of this.linkList) link.contentUnknown(disk, offsetBytes, lengthBytes);
   }
 
   /**
-   * The capture driver sees the disk (its mirror is ready), or lost it. A lost disk is missing from every checkpoint;
-   * when it is back all of it is synced, because writes may not have been seen.
+   * The capture driver sees the disk (its mirror is ready, so that every write arrives here), or lost it. A lost disk is
+   * missing from every checkpoint; an attempt that failed counts as a loss. When it is back, what it `missed` is synced;
+   * left out: nobody knows, all is compared.
    */
-  setAttached(disk: number, attached: boolean): void {
-    if (this.detached.has(disk) !== attached) return;
+  setAttached(disk: number, attached: boolean, missed?: Missed): void {
+    if (this.disks[disk]?.removed === true) return;
     if (!attached) {
       this.detached.add(disk);
+      this.untouched.delete(disk);
       return;
     }
-    this.contentUnknown(disk, 0, this.disks[disk]?.sizeBytes ?? 0);
-    this.detached.delete(disk);
+    if (!this.detached.delete(disk)) return;
+    for (const link of this.linkList) {
+      if (missed?.coversLink(link.status) === true) link.narrow(disk, missed.ranges);
+      link.attached(disk, missed?.ranges, this.untouched.has(disk));
+    }
   }
 
   /** The VM's definition from now on: later checkpoints name it. Undefined: the VM left the group. */
@@ -192,6 +260,7 @@ export class SourceGroup implements LinkGroup {
         name: disk.name,
         sizeBytes: disk.sizeBytes,
         attached: !this.detached.has(index),
+        removed: disk.removed === true,
       })),
       sourceTimeMs: this.time.nowMs(),
       links: this.linkList.map((link) => link.status),
@@ -250,6 +319,23 @@ export class SourceGroup implements LinkGroup {
 
   release(_link: SourceLink, barrier: string): boolean {
     return this.gate.release(barrier);
+  }
+
+  private liveDisk(index: number): SourceDisk {
+    const disk = this.disks[index];
+    if (disk === undefined || disk.removed === true)
+      throw new TidemarkError('disk-unknown', `Group ${this.name} has no disk ${index}.`);
+    return disk;
+  }
+
+  private expect(index: number, { attachedLater }: SourceDisk): void {
+    if (attachedLater !== true) return;
+    this.detached.add(index);
+    this.untouched.add(index);
+  }
+
+  private replaceDisk(index: number, disk: SourceDisk): void {
+    this.disks = this.disks.map((each, at) => (at === index ? disk : each));
   }
 
   private startTimer(link: SourceLink, intervalMs: number): void {

@@ -24,6 +24,10 @@ export const errorTable = {
   'durable-regression': { retry: false, hint: 'The target lost data it had called durable; a delta sync repairs it.' },
   'group-unknown': { retry: false, hint: 'Declare the group on the target agent first.' },
   'group-exists': { retry: false, hint: 'A group of this name exists with other disks; choose another name.' },
+  'disk-refused': {
+    retry: false,
+    hint: 'Raise diskSizeMax of the target group, set its newDisks to accept, or declare the disk there.',
+  },
   'disk-unknown': { retry: false, hint: 'List the disks with `tidemark status --json`.' },
   'illegal-state': { retry: false, hint: 'See the legal actions for the present state in `tidemark status`.' },
   // journal, replica, views

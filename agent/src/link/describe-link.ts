@@ -37,6 +37,7 @@ export interface LinkParts {
   readonly connectedSinceMs: number | undefined;
   readonly known: EpochState;
   readonly incarnation: number;
+  readonly previous: LinkStatus['previous'];
   readonly durableSequence: number;
   readonly durableMark: QueuedMark | undefined;
   readonly sentBytes: number;
@@ -57,6 +58,7 @@ export function describeLink(link: LinkParts): LinkStatus {
     epoch: link.known.epoch,
     branch: link.known.branch,
     incarnation: link.incarnation,
+    previous: link.previous,
     sequenceGiven: queue.sequence,
     sequenceDurable: link.durableSequence,
     stage: taking.mode === 'bitmap' ? 'bitmap' : folder.active ? 'fold' : spool.liveBytes > 0 ? 'spool' : 'buffer',

@@ -6,14 +6,16 @@ const pageChunkCount = 65_536;
 
 /** Memory bound: sizeBytes / 524,288 (2 MiB for a disk of 1 TiB). */
 export class DirtyMap {
-  readonly sizeBytes: number;
-  readonly chunkCount: number;
+  sizeBytes: number;
   private readonly pages = new Map<number, Uint8Array>();
   private dirtyCount = 0;
 
   constructor(sizeBytes: number) {
     this.sizeBytes = sizeBytes;
-    this.chunkCount = Math.ceil(sizeBytes / dirtyChunkBytes);
+  }
+
+  get chunkCount(): number {
+    return Math.ceil(this.sizeBytes / dirtyChunkBytes);
   }
 
   /** About: whole chunks. */
@@ -25,10 +27,10 @@ export class DirtyMap {
     return this.dirtyCount === 0;
   }
 
-  /** Marks every chunk that the range touches. */
+  /** Marks every chunk of the disk that the range touches. */
   mark(offsetBytes: number, lengthBytes: number): void {
     if (lengthBytes === 0) return;
-    const last = Math.floor((offsetBytes + lengthBytes - 1) / dirtyChunkBytes);
+    const last = Math.floor((Math.min(offsetBytes + lengthBytes, this.sizeBytes) - 1) / dirtyChunkBytes);
     for (let chunk = Math.floor(offsetBytes / dirtyChunkBytes); chunk <= last; chunk++) this.set(chunk, true);
   }
 

@@ -11,13 +11,14 @@
  * queue → bitmap when memory reaches its hard bound (the spool being full, slow or failing) or a fence stands;
  * bitmap → queue when the queue has drained: capture is on again first, then the sync range is opened.
  */
-import { RecordKind, type CheckpointKind, type CheckpointMark, type SyncMark } from '../block/record.js';
+import { RecordKind, type CheckpointKind, type CheckpointMark, type DiskChange, type SyncMark } from '../block/record.js';
 import { recordPayloadBytesMax } from '../block/block.js';
 import { invariant } from '../core/invariant.js';
 import { isPlanted } from '../core/planted.js';
 import type { Payload } from '../nbd/payload.js';
 import type { DigestsMessage } from '../stream/digests.js';
 import type { Welcome } from '../stream/messages.js';
+import type { ByteRange } from './coverage.js';
 import type { LinkBounds } from './environment.js';
 import type { RecordQueue } from './record-queue.js';
 import type { SyncDisk } from './sync-disk.js';
@@ -115,6 +116,10 @@ export class LinkCapture implements SyncHost {
     this.runner.captured(disk, offsetBytes, lengthBytes);
     const state = this.options.disks[disk] as SyncDisk;
     if (this.mode === 'off' || state.target === undefined) return;
+    if (offsetBytes + lengthBytes > state.sizeBytes) {
+      this.captureInside(change, state.sizeBytes - offsetBytes);
+      return;
+    }
     const bytes = payload?.bytes;
     if (this.mode === 'queue' && this.options.queue.memoryBytes + lengthIn(bytes) > this.options.bounds.bufferBytesMax)
       this.retreat('the buffer is full and the spool takes no more');
@@ -148,6 +153,18 @@ export class LinkCapture implements SyncHost {
     else this.options.onQueued();
   }
 
+  /** What lies in the part that the target knows; the rest is synced when it knows that, too. */
+  private captureInside(change: Change, lengthBytes: number): void {
+    if (lengthBytes <= 0) return;
+    const { payload } = change;
+    if (payload === undefined) this.capture({ ...change, lengthBytes });
+    else {
+      const bytes = payload.bytes.subarray(0, lengthBytes);
+      const inside = { bytes, retain: () => payload.retain(), release: () => payload.release() };
+      this.capture({ ...change, lengthBytes, payload: inside });
+    }
+  }
+
   /** A write failed on the disk itself: its range holds nobody knows what, and is read and sent again. */
   contentUnknown(disk: number, offsetBytes: number, lengthBytes: number): void {
     this.runner.captured(disk, offsetBytes, lengthBytes);
@@ -160,14 +177,49 @@ export class LinkCapture implements SyncHost {
     this.options.onChange();
   }
 
+  /**
+   * The capture driver has the disk (again). `missed`: every range that was written unseen, to be read again; undefined:
+   * nobody knows, all of it is compared. `untouched`: nothing of it was ever captured or read before.
+   */
+  attached(disk: number, missed: readonly ByteRange[] | undefined, untouched: boolean): void {
+    const state = this.options.disks[disk] as SyncDisk;
+    if (missed !== undefined)
+      for (const { offsetBytes, lengthBytes } of missed) {
+        this.runner.captured(disk, offsetBytes, lengthBytes);
+        if (this.mode !== 'off' && state.target !== undefined) state.dirty.mark(offsetBytes, lengthBytes);
+      }
+    else this.runner.captured(disk, 0, state.sizeBytes);
+    if (this.mode === 'off' || state.target === undefined) return;
+    if (missed === undefined) this.runner.compareAll(disk, untouched);
+    if (this.mode !== 'queue') return;
+    this.openPending(disk, state);
+    this.runner.pump();
+    this.options.onChange();
+  }
+
+  /** In place of a comparison that is due: `missed` is all that may differ at the target. False: too late or not due. */
+  narrow(disk: number, missed: readonly ByteRange[]): boolean {
+    const state = this.options.disks[disk] as SyncDisk;
+    if (this.mode === 'off' || state.target === undefined || state.scan?.kind !== 'delta') return false;
+    state.scan = undefined;
+    state.asked.clear();
+    for (const { offsetBytes, lengthBytes } of missed) state.dirty.mark(offsetBytes, lengthBytes);
+    state.dirty.mark(state.sizeBefore, state.sizeBytes - state.sizeBefore);
+    return true;
+  }
+
   /** Places a mark now. Undefined: no disk of the stream is complete, or capture is not on. */
   mark(request: MarkRequest): GivenMark | undefined {
     const { disks, queue, sourceTimeMs } = this.options;
     let knownCount = 0;
+    const unknown: SyncDisk[] = [];
     const missing: SyncDisk[] = [];
     for (let index = 0; index < disks.length; index++) {
       const disk = disks[index] as SyncDisk;
-      if (disk.target === undefined) continue;
+      if (disk.target === undefined) {
+        if (!disk.removed && disk.refused === undefined) unknown.push(disk);
+        continue;
+      }
       knownCount++;
       if (this.isMissing(index) && !isPlanted('checkpoint-while-syncing')) missing.push(disk);
     }
@@ -178,17 +230,18 @@ export class LinkCapture implements SyncHost {
       kind: request.kind,
       sourceTimeMs: timeMs,
       disksMissing: missing.map((disk) => disk.target as number),
+      ...(unknown.length === 0 ? {} : { disksUnknown: unknown.length }),
       ...(request.label === undefined ? {} : { label: request.label }),
       ...(request.barrier === undefined ? {} : { barrier: request.barrier }),
       ...(request.attributes === undefined ? {} : { attributes: request.attributes }),
     };
     const sequence = this.append(RecordKind.checkpoint, mark, 'data');
     const droppable = request.kind === 'crash' && request.barrier === undefined;
-    queue.seal(droppable ? 'crash' : 'hard', { id: mark.id, sourceTimeMs: timeMs, complete: missing.length === 0 });
+    queue.seal(droppable ? 'crash' : 'hard', { id: mark.id, sourceTimeMs: timeMs, complete: missing.length + unknown.length === 0 });
     this.recordsSinceMark = 0;
     // Not onChange: what that looks for may take longer than a mark is allowed to.
     this.options.onQueued();
-    return { id: mark.id, sequence, sourceTimeMs: timeMs, disksMissing: missing.map((disk) => disk.name) };
+    return { id: mark.id, sequence, sourceTimeMs: timeMs, disksMissing: [...missing, ...unknown].map((disk) => disk.name) };
   }
 
   /** False: nothing happened since the last mark, and nobody would hear of a new one. */
@@ -197,27 +250,85 @@ export class LinkCapture implements SyncHost {
   }
 
   isMissing(disk: number): boolean {
-    return this.options.disks[disk]?.open !== undefined || this.options.isDetached(disk);
+    const state = this.options.disks[disk];
+    return state?.open !== undefined || state?.isGrowing === true || this.options.isDetached(disk);
   }
 
   /** A new incarnation: capture is on from here, before the first read of the syncs that it begins with. */
   begin(welcome: Welcome): void {
-    const { disks, queue, emit } = this.options;
+    const { disks, queue } = this.options;
     queue.clear();
     this.runner.reset();
     this.mode = 'queue';
     for (const [index, disk] of disks.entries()) {
+      if (disk.removed) continue;
       const told = welcome.disks.find(({ name }) => name === disk.name);
+      this.refuse(disk, welcome);
       disk.target = told?.index;
-      if (told === undefined || told.sync === 'none') continue;
-      if (disk.reader === undefined) {
-        disk.dirty.mark(0, disk.sizeBytes);
-        emit('sync-unavailable', { disk: disk.name });
-      } else disk.scan = { kind: told.sync, nextChunk: 0 };
-      this.runner.open(index, told.sync);
+      if (told === undefined) continue;
+      disk.take(told.sizeBytes ?? disk.sourceSizeBytes);
+      disk.sizeBefore = told.sizeBefore ?? disk.sizeBytes;
+      if (told.sync !== 'none') this.syncWhole(index, disk, told.sync);
     }
     this.runner.pump();
     this.options.onChange();
+  }
+
+  /** The same incarnation: what changed of the disks, and the target agreed to, takes its place in the stream. */
+  resume(welcome: Welcome): void {
+    for (const [index, disk] of this.options.disks.entries()) {
+      if (disk.removed) continue;
+      this.refuse(disk, welcome);
+      const told = welcome.disks.find((each) =>
+        disk.target === undefined ? each.name === disk.name && each.sync !== 'none' : each.index === disk.target,
+      );
+      if (told === undefined) continue;
+      const sizeBytes = told.sizeBytes ?? disk.sourceSizeBytes;
+      if (disk.target === undefined) {
+        const { name } = disk;
+        this.change({ change: 'add', disk: told.index, name, sizeBytes });
+        disk.target = told.index;
+        disk.take(sizeBytes);
+        this.syncWhole(index, disk, told.sync === 'delta' ? 'delta' : 'initial');
+      } else if (sizeBytes > disk.sizeBytes) {
+        const before = disk.sizeBytes;
+        this.change({ change: 'grow', disk: disk.target, sizeBytes });
+        disk.take(sizeBytes);
+        disk.dirty.mark(before, sizeBytes - before);
+        if (this.mode === 'queue') this.runner.open(index, 'bitmap');
+      }
+    }
+  }
+
+  /** The disk left the group: the stream says so, and nothing of it follows. */
+  remove(disk: number): void {
+    const state = this.options.disks[disk] as SyncDisk;
+    const { target } = state;
+    this.runner.captured(disk, 0, Number.MAX_SAFE_INTEGER);
+    state.removed = true;
+    this.runner.close(disk);
+    if (this.mode === 'off' || target === undefined) return;
+    this.change({ change: 'remove', disk: target });
+    this.options.onChange();
+  }
+
+  private change(change: DiskChange): void {
+    const sequence = this.append(RecordKind.diskChange, change, 'alone');
+    this.options.emit('disk-change', { ...change, sequence });
+  }
+
+  private refuse(disk: SyncDisk, { disksRefused }: Welcome): void {
+    const refused = disksRefused?.find(({ name }) => name === disk.name)?.reason;
+    if (refused !== undefined && refused !== disk.refused)
+      this.options.emit('disk-refused', { disk: disk.name, reason: refused });
+    disk.refused = refused;
+  }
+
+  private syncWhole(index: number, disk: SyncDisk, kind: 'initial' | 'delta'): void {
+    if (disk.reader === undefined) this.options.emit('sync-unavailable', { disk: disk.name });
+    if (disk.reader === undefined || this.mode === 'bitmap') disk.dirty.mark(0, disk.sizeBytes);
+    else disk.startScan(kind);
+    if (this.mode === 'queue') this.runner.open(index, kind);
   }
 
   retreat(reason: string): void {
@@ -235,8 +346,7 @@ export class LinkCapture implements SyncHost {
     if (this.mode !== 'bitmap' || !this.options.isConnected() || !this.options.queue.drained) return;
     this.mode = 'queue';
     this.options.emit('bitmap-sync-begun', { bytes: this.dirtyBytes });
-    for (const [index, disk] of this.options.disks.entries())
-      if (!disk.dirty.isEmpty) this.runner.open(index, 'bitmap');
+    for (const [index, disk] of this.options.disks.entries()) this.openPending(index, disk);
     this.runner.pump();
     this.options.onChange();
   }
@@ -276,6 +386,10 @@ export class LinkCapture implements SyncHost {
     this.options.onSynced();
   }
 
+  isDetached(disk: number): boolean {
+    return this.options.isDetached(disk);
+  }
+
   sendDigests(message: DigestsMessage): boolean {
     return this.options.sendDigests(message);
   }
@@ -283,6 +397,11 @@ export class LinkCapture implements SyncHost {
   readFailed(disk: number, error: unknown): void {
     this.syncReadErrors++;
     this.options.emit('sync-read-failed', { disk: this.options.disks[disk]?.name, message: (error as Error).message });
+  }
+
+  private openPending(index: number, disk: SyncDisk): void {
+    if (disk.scan !== undefined) this.runner.open(index, disk.scan.kind);
+    else if (!disk.dirty.isEmpty) this.runner.open(index, 'bitmap');
   }
 
   private markDirty(state: SyncDisk, offsetBytes: number, lengthBytes: number): void {

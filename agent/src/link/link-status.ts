@@ -42,6 +42,8 @@ export interface LinkStatus {
   readonly epoch: number;
   readonly branch: string;
   readonly incarnation: number;
+  /** What the target held durably of an earlier incarnation when this one began; undefined: nothing, or unknown. */
+  readonly previous: { readonly incarnation: number; readonly durableSequence: number } | undefined;
   readonly sequenceGiven: number;
   readonly sequenceDurable: number;
   /** How far the retreat went. */

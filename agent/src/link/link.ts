@@ -11,6 +11,7 @@ import type { Ack, Hello, Welcome } from '../stream/messages.js';
 import { protocolVersion } from '../stream/messages.js';
 import type { DefinitionBlob } from '../stream/definitions.js';
 import { CompressionPolicy } from './compression.js';
+import type { ByteRange } from './coverage.js';
 import { DefinitionOffers } from './definition-offers.js';
 import { describeLink } from './describe-link.js';
 import { BlockEncoder } from './encoder.js';
@@ -39,6 +40,7 @@ export interface LinkGroup {
     readonly name: string;
     readonly sizeBytes: number;
     readonly reader?: DiskReader | undefined;
+    readonly removed?: boolean | undefined;
   }[];
   sourceTimeMs(): number;
   /** Source time never starts before what an earlier start gave. */
@@ -90,6 +92,7 @@ export class SourceLink {
   private known: EpochState = unknownEpoch;
   private nonce: string;
   private incarnation = 0;
+  private previous: Welcome['previous'];
   private durableSequence = 0;
   private durableMark: QueuedMark | undefined;
   private paused = false;
@@ -97,6 +100,10 @@ export class SourceLink {
   private connectedSinceMs: number | undefined;
   private connectCount = 0;
   private lostIncarnations = 0;
+  /** The last connection ended for this: the next is dialled at once. */
+  private disksChanged = false;
+  /** Names of disks that left since the last welcome. */
+  private disksRemoved: string[] = [];
   private sentBytes = 0;
   private pumping = false;
 
@@ -132,7 +139,7 @@ export class SourceLink {
     };
     this.stager = new Stager(parts);
     this.folder = new Folder({ ...parts, drainMs: () => this.drainMs() });
-    this.disks = group.disks.map(({ name, sizeBytes, reader }) => new SyncDisk(name, sizeBytes, reader));
+    this.disks = group.disks.map((disk) => syncDiskOf(disk));
     this.taking = new LinkCapture({
       queue: this.queue,
       bounds,
@@ -206,6 +213,50 @@ export class SourceLink {
     this.taking.contentUnknown(disk, offsetBytes, lengthBytes);
   }
 
+  /** See {@link LinkCapture.attached}. */
+  attached(disk: number, missed: readonly ByteRange[] | undefined, untouched: boolean): void {
+    this.taking.attached(disk, missed, untouched);
+  }
+
+  /** See {@link LinkCapture.narrow}. */
+  narrow(disk: number, missed: readonly ByteRange[]): boolean {
+    return this.taking.narrow(disk, missed);
+  }
+
+  /** The group has one more disk, the last of its list. */
+  addDisk(): void {
+    const disk = this.group.disks.at(-1);
+    if (disk === undefined) return;
+    this.disks.push(syncDiskOf(disk));
+    this.askAgain();
+  }
+
+  /** The disk is as the group says now, and not smaller. */
+  growDisk(disk: number): void {
+    const { sizeBytes, reader } = this.group.disks[disk] ?? {};
+    const state = this.disks[disk];
+    if (state === undefined || sizeBytes === undefined) return;
+    state.sourceSizeBytes = sizeBytes;
+    state.reader = reader;
+    if (this.taking.mode === 'off') state.take(sizeBytes);
+    this.askAgain();
+  }
+
+  removeDisk(disk: number): void {
+    const state = this.disks[disk];
+    if (state === undefined) return;
+    this.disksRemoved.push(state.name);
+    this.taking.remove(disk);
+    // No stream tells it: the hello that is on its way lists the disk.
+    if (this.taking.mode === 'off') this.askAgain();
+  }
+
+  /** The target agrees to changes of the disks in its welcome, so the connection is made anew, at once. */
+  private askAgain(): void {
+    this.session?.close('disks-changed', 'The disks of the group changed.');
+    this.retryNow.abort(new Error('retry'));
+  }
+
   /** The mark names the VM definitions that this target holds. */
   mark(request: MarkRequest): GivenMark | undefined {
     const { named } = this.offers;
@@ -249,6 +300,7 @@ export class SourceLink {
     while (!this.stopping.signal.aborted) {
       const connected = await this.converse();
       if (this.stopping.signal.aborted) return;
+      if (this.disksChanged) continue;
       waitMs = connected ? this.bounds.backoffMsMin : Math.min(this.bounds.backoffMsMax, waitMs * 2);
       if (this.refusal !== undefined && slowRetryCodes.has(this.refusal.code)) {
         // A fenced source comes back soon after a rollback, which nobody tells it of.
@@ -330,7 +382,10 @@ export class SourceLink {
       incarnation: this.incarnation,
       nonce: this.nonce,
       durableSequence: this.durableSequence,
-      disks: this.group.disks.map(({ name, sizeBytes }) => ({ name, sizeBytes })),
+      disks: this.disks.flatMap(({ name, sourceSizeBytes: sizeBytes, target: index, removed }) =>
+        removed ? [] : [{ name, sizeBytes, ...(index === undefined ? {} : { index }) }],
+      ),
+      ...(this.disksRemoved.length === 0 ? {} : { disksRemoved: this.disksRemoved.slice(-256) }),
     };
   }
 
@@ -389,11 +444,13 @@ export class SourceLink {
     }
     if (!resumed) {
       this.incarnation = welcome.incarnation;
+      this.previous = welcome.previous;
       this.durableSequence = welcome.durableSequence;
       this.durableMark = undefined;
       this.folder.reset();
+      this.disksRemoved = [];
       taking.begin(welcome);
-    }
+    } else taking.resume(welcome);
     this.emit('link-connected', {
       incarnation: welcome.incarnation,
       resumed,
@@ -469,7 +526,8 @@ export class SourceLink {
     this.offers.disconnected();
     this.taking.runner.disconnected();
     this.queue.unsend();
-    const refused = end.code !== 'peer-unreachable' && end.code !== 'shutting-down';
+    this.disksChanged = end.code === 'disks-changed';
+    const refused = end.code !== 'peer-unreachable' && end.code !== 'shutting-down' && !this.disksChanged;
     const again = this.refusal?.code === end.code;
     this.refusal = refused ? { code: end.code, message: end.message } : undefined;
     if (end.code === 'stale-epoch') this.taking.retreat('fenced');
@@ -500,6 +558,7 @@ export class SourceLink {
       connectedSinceMs: this.connectedSinceMs,
       known: this.known,
       incarnation: this.incarnation,
+      previous: this.previous,
       durableSequence: this.durableSequence,
       durableMark: this.durableMark,
       sentBytes: this.sentBytes,
@@ -507,4 +566,10 @@ export class SourceLink {
       lostIncarnations: this.lostIncarnations,
     });
   }
+}
+
+function syncDiskOf({ name, sizeBytes, reader, removed }: LinkGroup['disks'][number]): SyncDisk {
+  const disk = new SyncDisk(name, sizeBytes, reader);
+  disk.removed = removed === true;
+  return disk;
 }

@@ -45,6 +45,8 @@ export interface SyncHost {
   /** False: not connected. */
   sendDigests(message: DigestsMessage): boolean;
   readonly connected: boolean;
+  /** Nothing of the disk is read: its capture is off, so that what was read could grow stale unseen. */
+  isDetached(disk: number): boolean;
   /** The source could not be read; it is tried again. */
   readFailed(disk: number, error: unknown): void;
 }
@@ -99,7 +101,7 @@ export class SyncRunner {
   pump(): void {
     if (this.emitting || !this.host.capturing || this.clock.monotonicMs() < this.restUntilMs) return;
     for (const [index, disk] of this.disks.entries()) {
-      if (disk.open === undefined || disk.reader === undefined) continue;
+      if (disk.open === undefined || disk.reader === undefined || this.host.isDetached(index)) continue;
       while (this.guard.count < readCountMax && this.host.hasRoom && this.startOne(index, disk, disk.reader));
     }
     this.finish();
@@ -125,10 +127,28 @@ export class SyncRunner {
     this.pump();
   }
 
+  /** Ends the range of a disk that leaves, read or not. */
+  close(disk: number): void {
+    const state = this.disks[disk] as SyncDisk;
+    const { open } = state;
+    state.forget();
+    if (open !== undefined) this.host.emitMark(RecordKind.syncEnd, open);
+  }
+
   /** A new incarnation: reads under way are worth nothing. */
   reset(): void {
     this.generation++;
     for (const disk of this.disks) disk.reset();
+  }
+
+  /** A disk's capture began (again) and what was missed is not known: all of it is compared. */
+  compareAll(disk: number, untouched: boolean): void {
+    const state = this.disks[disk] as SyncDisk;
+    const pending = state.scan?.nextChunk === 0 && !this.guard.isReading(disk);
+    // A first sync that has not begun: nothing of this disk was sent that could be older than what it reads.
+    if (untouched && pending) return;
+    if (state.reader === undefined) state.dirty.mark(0, state.sizeBytes);
+    else state.startScan('delta');
   }
 
   private startOne(index: number, disk: SyncDisk, reader: NonNullable<SyncDisk['reader']>): boolean {
@@ -139,7 +159,7 @@ export class SyncRunner {
     }
     const { scan } = disk;
     if (scan === undefined) return false;
-    const count = Math.min(readChunkCount, disk.dirty.chunkCount - scan.nextChunk);
+    const count = Math.min(readChunkCount, scan.endChunk - scan.nextChunk);
     if (count <= 0) {
       if (!this.guard.isReading(index)) disk.scan = undefined;
       return false;
@@ -175,6 +195,10 @@ export class SyncRunner {
     // From here to the end in one turn: the data and what was captured meanwhile take their places together.
     const left = this.guard.end(guarded);
     if (generation !== this.generation) return;
+    if (disk.removed) {
+      this.pump();
+      return;
+    }
     const usable = failure === undefined && this.host.capturing;
     const sent = usable && (why === 'delta' ? this.ask(disk, firstChunk, count, digests) : true);
     if (!sent) this.putBack(disk, firstChunk, offsetBytes, lengthBytes, why);
@@ -242,7 +266,7 @@ export class SyncRunner {
   private finish(): void {
     if (this.emitting || !this.host.capturing) return;
     for (const [index, disk] of this.disks.entries()) {
-      if (disk.scan !== undefined && disk.scan.nextChunk >= disk.dirty.chunkCount && !this.guard.isReading(index))
+      if (disk.scan !== undefined && disk.scan.nextChunk >= disk.scan.endChunk && !this.guard.isReading(index))
         disk.scan = undefined;
       const { open } = disk;
       if (open === undefined || !disk.isDone || this.guard.isReading(index)) continue;

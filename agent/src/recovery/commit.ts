@@ -28,7 +28,7 @@ interface CommitDisk {
 
 export async function checkCommit(room: Room, view: string): Promise<OperationResult> {
   const { group, vms } = room;
-  const { storage, manifest, settings } = group.context;
+  const { storage, settings } = group.context;
   const recovered = await vms.owned(({ purpose }) => purpose === 'live');
   if (recovered.length === 0)
     throw new TidemarkError('vm-unknown', `No recovered VM of group ${group.name} is on ${vms.driver.name}.`);
@@ -37,7 +37,7 @@ export async function checkCommit(room: Room, view: string): Promise<OperationRe
     if (state !== 'running' && state !== 'off')
       throw new TidemarkError('illegal-state', `VM ${mark.vm} is ${state}; a commit needs it running or off.`);
   }
-  const sizes = new Map([...manifest.state.disks.values()].map(({ name, sizeBytes }) => [name, sizeBytes]));
+  const sizes = new Map([...group.views.get(view).disks].map(([name, { sizeBytes }]) => [name, sizeBytes]));
   const disks = await disksOf(room, recovered, view);
   const neededBytes = disks.reduce((sum, { name }) => sum + (sizes.get(name) ?? 0), 0);
   const replicaBytes = [...sizes.values()].reduce((sum, bytes) => sum + bytes, 0);
@@ -115,7 +115,7 @@ async function running(room: Room): Promise<string[]> {
 async function disksOf(room: Room, owned: readonly OwnedVm[], view: string): Promise<CommitDisk[]> {
   const byExport = new Map<string, string>();
   const byFile = new Map<string, string>();
-  for (const { name } of room.group.context.manifest.state.disks.values()) {
+  for (const name of room.group.views.get(view).disks.keys()) {
     byExport.set(room.exports.exportName(view, name), name);
     byFile.set(pathOf(room, name), name);
   }

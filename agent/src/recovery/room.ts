@@ -1,4 +1,5 @@
 /** What the recovery of one group works with. */
+import { disksAt } from '../target/disk-set.js';
 import type { TargetGroup } from '../target/group.js';
 import { resolveCheckpoint } from '../target/checkpoints.js';
 import type { Checkpoint } from '../target/manifest-records.js';
@@ -53,7 +54,7 @@ export class Room {
 
   /** Disks of a view that is not open yet. */
   futureDisk(checkpoint: Checkpoint, view: string): (disk: string) => DiskSource | undefined {
-    const known = [...this.group.context.manifest.state.disks.values()];
+    const known = disksAt(this.group.context.manifest.state, checkpoint.vector);
     const present = new Set(
       known.filter(({ index }) => !checkpoint.disksMissing.includes(index)).map(({ name }) => name),
     );

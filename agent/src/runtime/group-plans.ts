@@ -3,6 +3,7 @@ import { TidemarkError } from '../core/errors.js';
 import { convertDisk } from '../service/convert.js';
 import type { CheckpointSelector } from '../target/checkpoints.js';
 import { resolveCheckpoint } from '../target/checkpoints.js';
+import { disksAt, disksKept } from '../target/disk-set.js';
 import type { TargetGroup } from '../target/group.js';
 import type { OperationPlan, StepContext } from '../target/operations.js';
 
@@ -81,7 +82,7 @@ const prepareVerify: Prepare = (context, args) => {
 async function verify(group: TargetGroup, step: StepContext): Promise<Record<string, unknown>> {
   const { journal, replicas, manifest } = group.context;
   const args = step.record.arguments as { journal: boolean; replica: boolean };
-  const replicaBytes = [...manifest.state.disks.values()].reduce((sum, disk) => sum + disk.sizeBytes, 0);
+  const replicaBytes = disksKept(manifest.state).reduce((sum, disk) => sum + disk.sizeBytes, 0);
   const journalBytes = journal.usage.bytes;
   const totalBytes = (args.journal ? journalBytes : 0) + (args.replica ? replicaBytes : 0);
   let before = 0;
@@ -92,9 +93,10 @@ async function verify(group: TargetGroup, step: StepContext): Promise<Record<str
   if (args.replica) {
     const damaged = await replicas.verify((done) => step.progress(before + done, totalBytes), step.signal);
     if (damaged.length > 0) {
+      const names = new Map(disksKept(manifest.state).map(({ index, name }) => [index, name]));
       const list = damaged
         .slice(0, 5)
-        .map(({ disk, chunk }) => `${manifest.state.disks.get(disk)?.name ?? disk} chunk ${chunk}`);
+        .map(({ disk, chunk }) => `${names.get(disk) ?? disk} chunk ${chunk}`);
       throw new TidemarkError(
         'replica-mismatch',
         `${damaged.length} chunks of the replica do not match their digests: ${list.join(', ')}.`,
@@ -120,7 +122,7 @@ function temporaryView(operation: string, checkpoint: string): Parameters<Target
 
 const prepareExport: Prepare = (context, args) => {
   const checkpoint = resolveCheckpoint(context.checkpoints(), args['at'] as CheckpointSelector);
-  const known = new Set([...context.manifest.state.disks.values()].map(({ name }) => name));
+  const known = new Set(disksAt(context.manifest.state, checkpoint.vector).map(({ name }) => name));
   for (const name of (args['disks'] as string[] | undefined) ?? []) {
     if (!known.has(name))
       throw new TidemarkError('disk-unknown', `Group ${context.name} has no disk ${name}.`, {

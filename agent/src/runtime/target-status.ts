@@ -4,14 +4,18 @@ import type { Checkpoint as ApiCheckpoint } from '../service/checkpoint-schemas.
 import type { GroupStatus } from '../service/group-schemas.js';
 import type { OperationKind } from '../service/operation-schemas.js';
 import type { ViewStatus } from '../service/view-schemas.js';
+import { disksAt, disksKept } from '../target/disk-set.js';
 import type { TargetGroup } from '../target/group.js';
 import type { Checkpoint } from '../target/manifest-records.js';
+import type { GroupDisk } from '../target/manifest.js';
 import { legalActions } from '../target/state-machine.js';
 import type { OpenView, ViewRecord } from '../target/views.js';
 import { viewExportName, type ExportHost } from './exports.js';
 
 export function targetCheckpoint(group: TargetGroup, checkpoint: Checkpoint): ApiCheckpoint {
-  const { disks, pins, views } = group.context.manifest.state;
+  const { state } = group.context.manifest;
+  const { pins, views } = state;
+  const diskCount = disksAt(state, checkpoint.vector).length + (checkpoint.disksUnknown ?? 0);
   const held = [
     ...[...pins.values()].map(({ id, checkpoint: of, reason }) => ({ id, of, reason })),
     ...[...views.values()].map(({ id, checkpoint: of, purpose }) => ({ id, of, reason: `${purpose} view` })),
@@ -22,8 +26,8 @@ export function targetCheckpoint(group: TargetGroup, checkpoint: Checkpoint): Ap
     label: checkpoint.label ?? null,
     sourceTimeMs: checkpoint.sourceTimeMs,
     epoch: checkpoint.epoch,
-    diskCount: disks.size,
-    disksPresent: disks.size - checkpoint.disksMissing.length,
+    diskCount,
+    disksPresent: diskCount - checkpoint.disksMissing.length - (checkpoint.disksUnknown ?? 0),
     complete: checkpoint.complete,
     pins: held.filter(({ of }) => of === checkpoint.id).map(({ id, reason }) => ({ id, reason })),
     attributes: checkpoint.attributes ?? {},
@@ -31,8 +35,6 @@ export function targetCheckpoint(group: TargetGroup, checkpoint: Checkpoint): Ap
 }
 
 export function viewStatus(group: TargetGroup, open: OpenView, exports: ExportHost): ViewStatus {
-  const { disks } = group.context.manifest.state;
-  const names = [...open.disks.keys()];
   return {
     id: open.record.id,
     group: group.name,
@@ -45,9 +47,8 @@ export function viewStatus(group: TargetGroup, open: OpenView, exports: ExportHo
     scratchBytes: open.view.scratchUsedBytes,
     scratchLimitBytes: open.view.scratchLimitBytes,
     clientCount: open.view.clientCount,
-    disks: names.map((name) => {
+    disks: [...open.disks].map(([name, { sizeBytes }]) => {
       const exportName = viewExportName(group.name, open.record.id, name);
-      const sizeBytes = [...disks.values()].find((disk) => disk.name === name)?.sizeBytes ?? 0;
       return { name, sizeBytes, exportName, uri: exports.uri(exportName), tlsUri: exports.tlsUri(exportName) };
     }),
   };
@@ -107,6 +108,14 @@ function alertsOf(group: TargetGroup): GroupStatus['alerts'] {
   return alerts;
 }
 
+function diskState(group: TargetGroup, { index, stream }: GroupDisk): GroupStatus['disks'][number]['state'] {
+  const { disks, diskChanges } = group.context.manifest.state;
+  const known = disks.get(index);
+  if (known === undefined)
+    return diskChanges.some((record) => record.index === index && record.removed) ? 'removed' : 'syncing';
+  return known.missing !== true && group.connectedStreams.includes(stream) ? 'attached' : 'detached';
+}
+
 export async function targetStatus(group: TargetGroup, exports: ExportHost): Promise<GroupStatus> {
   const { manifest, journal, settings, storage, directory, key } = group.context;
   const { state } = manifest;
@@ -116,7 +125,15 @@ export async function targetStatus(group: TargetGroup, exports: ExportHost): Pro
   const rpoMs = group.rpoMs();
   const intervalSeconds = settings.checkpointIntervalMs / 1000;
   const drills = settings.recovery === null ? [] : (['drill', 'drill-stop'] as const);
-  const actions: OperationKind[] = [...legalActions(state.state), ...drills, 'pin', 'unpin', 'verify', 'export', 'rebuild'];
+  const actions: OperationKind[] = [
+    ...legalActions(state.state),
+    ...drills,
+    'pin',
+    'unpin',
+    'verify',
+    'export',
+    'rebuild',
+  ];
   return {
     name: group.name,
     role: 'target',
@@ -141,12 +158,12 @@ export async function targetStatus(group: TargetGroup, exports: ExportHost): Pro
     checkpointIntervalSeconds: intervalSeconds,
     effectiveIntervalSeconds: intervalSeconds,
     newestCheckpoint: newest === undefined ? null : targetCheckpoint(group, newest),
-    disks: [...state.disks.values()].map((disk) => ({
+    disks: disksKept(state).map((disk) => ({
       name: disk.name,
       index: disk.index,
       sizeBytes: disk.sizeBytes,
       stream: state.streams.get(disk.stream) ?? '',
-      state: group.connectedStreams.includes(disk.stream) ? ('attached' as const) : ('detached' as const),
+      state: diskState(group, disk),
       exportName: null,
       exportUri: null,
       replica: {

@@ -46,6 +46,7 @@ export type FrameType = (typeof FrameType)[keyof typeof FrameType];
 
 const sequence = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER);
 const branch = z.string().regex(/^[0-9a-f]{16}$/);
+const diskIndex = z.number().int().nonnegative().max(65_535);
 const name = z.string().regex(/^[a-z0-9][a-z0-9._-]{0,62}$/);
 
 export const helloSchema = z.strictObject({
@@ -63,7 +64,10 @@ export const helloSchema = z.strictObject({
   nonce: z.string().regex(/^[0-9a-f]{32}$/),
   /** Highest sequence that an ack called durable in this incarnation. */
   durableSequence: sequence,
-  disks: z.array(z.strictObject({ name, sizeBytes: sequence })).max(256),
+  /** What the source captures now. `index`: the disk has it already in this incarnation. */
+  disks: z.array(z.strictObject({ name, sizeBytes: sequence, index: diskIndex.optional() })).max(256),
+  /** Disks that left the group since the last welcome; they matter for a new incarnation, which has no record of it. */
+  disksRemoved: z.array(name).max(256).optional(),
 });
 export type Hello = z.infer<typeof helloSchema>;
 
@@ -80,15 +84,27 @@ export const welcomeSchema = z.strictObject({
   checkpointIntervalMs: z.number().int().positive(),
   /**
    * Per disk: its index at the target and what it needs before it counts in a checkpoint. `initial`: the replica is
-   * empty, `base` records; `delta`: digests. Given for a new incarnation; `none` when it is resumed.
+   * empty, `base` records; `delta`: digests. Given for a new incarnation; `none` when it is resumed, but for a disk that
+   * is new: the source puts a `diskChange` in the stream before its first record. `sizeBytes`: what the target takes of
+   * the disk; more than it had: the source may put its growth in the stream. Left out: what the hello said.
+   * `sizeBefore`, in a new incarnation: the target had only so much of the disk; the rest was never compared.
    */
   disks: z.array(
     z.strictObject({
       name,
-      index: z.number().int().nonnegative().max(65_535),
+      index: diskIndex,
       sync: z.enum(['none', 'initial', 'delta']),
+      sizeBytes: sequence.optional(),
+      sizeBefore: sequence.optional(),
     }),
   ),
+  /** In a new incarnation: the newest of this stream that the target holds durably, of an earlier incarnation. */
+  previous: z.strictObject({ incarnation: z.number().int().positive(), durableSequence: sequence }).optional(),
+  /** Disks, or sizes of disks, that the target does not take; the others go on. */
+  disksRefused: z
+    .array(z.strictObject({ name, reason: z.string().max(512) }))
+    .max(256)
+    .optional(),
   wallMs: z.number(),
 });
 export type Welcome = z.infer<typeof welcomeSchema>;

@@ -3,6 +3,7 @@ import { TidemarkError } from '../core/errors.js';
 import type { JournalMark } from '../journal/types.js';
 import { isVectorWithin, type Vector } from '../journal/position.js';
 import type { Checkpoint } from './manifest-records.js';
+import { disksAt } from './disk-set.js';
 import type { ManifestState } from './manifest.js';
 
 /** How a person names a checkpoint. `timeMs`: the newest complete one not after that moment. */
@@ -23,7 +24,6 @@ export function listCheckpoints(marks: readonly JournalMark[], state: ManifestSt
   const base = state.promoting ?? state.promoted;
   if (base !== undefined) list.push(base.checkpoint);
   const afterBase = (vector: Vector): boolean => base === undefined || !isVectorWithin(vector, base.through);
-  const disks = [...state.disks.values()];
   const groups = new Map<string, JournalMark[]>();
   for (const found of marks) {
     const together = groups.get(found.mark.id);
@@ -37,14 +37,17 @@ export function listCheckpoints(marks: readonly JournalMark[], state: ManifestSt
     if (first.mark.barrier !== undefined && !isVerdictComplete(id, together, state)) continue;
     if (!afterBase(vector)) continue;
     const missing = new Set(together.flatMap(({ mark }) => [...mark.disksMissing]));
-    for (const disk of disks) if (vector[disk.stream] === undefined) missing.add(disk.index);
+    for (const disk of disksAt(state, vector))
+      if (disk.missing === true || vector[disk.stream] === undefined) missing.add(disk.index);
+    const disksUnknown = together.reduce((sum, { mark }) => sum + (mark.disksUnknown ?? 0), 0);
     list.push({
       id,
       kind: first.mark.kind,
       ...(first.mark.label === undefined ? {} : { label: first.mark.label }),
       sourceTimeMs: Math.max(...together.map(({ mark }) => mark.sourceTimeMs)),
-      complete: missing.size === 0,
+      complete: missing.size + disksUnknown === 0,
       disksMissing: [...missing].sort((a, b) => a - b),
+      ...(disksUnknown === 0 ? {} : { disksUnknown }),
       epoch: first.epoch,
       vector,
       ...attributesOf(together),
@@ -96,7 +99,7 @@ export function resolveCheckpoint(checkpoints: readonly Checkpoint[], selector: 
   if (found !== undefined && !found.complete && !(selector.by === 'id' && selector.allowIncomplete === true)) {
     throw new TidemarkError(
       'checkpoint-incomplete',
-      `Checkpoint ${found.id} misses disks ${found.disksMissing.join(', ')}.`,
+      `Checkpoint ${found.id} misses ${found.disksMissing.length + (found.disksUnknown ?? 0)} disks.`,
     );
   }
   if (found !== undefined) return found;

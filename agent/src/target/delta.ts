@@ -5,7 +5,6 @@
  * the other's only causes a needless resend, and a chunk that agrees stays equal, because the writes that follow reach
  * both.
  */
-import { TidemarkError } from '../core/errors.js';
 import type { JournalCut } from '../journal/types.js';
 import { chunkDigest, decodeDigests, encodeNeed, type DigestsMessage } from '../stream/digests.js';
 import { encodeFrame } from '../stream/frame.js';
@@ -44,10 +43,7 @@ export class DeltaSync {
   async answer(payload: Uint8Array): Promise<void> {
     const asked = decodeDigests(payload);
     const count = asked.digests.length / digestBytes;
-    const sizeBytes = this.source.diskSizeBytes(asked.disk);
-    if (sizeBytes === undefined || (asked.firstChunk + count - 1) * digestChunkBytes >= sizeBytes) {
-      throw new TidemarkError('protocol-error', 'A digests frame names chunks that the disk does not have.');
-    }
+    const sizeBytes = this.source.diskSizeBytes(asked.disk) ?? 0;
     this.idleTicks = 0;
     if (this.closed) return;
     if (this.cut === undefined) {
@@ -70,8 +66,12 @@ export class DeltaSync {
   private async compare(cut: JournalCut, asked: DigestsMessage, count: number, sizeBytes: number): Promise<Uint8Array> {
     const { disk, firstChunk, digests } = asked;
     const bits = new Uint8Array(Math.ceil(count / 8));
-    const stored = await this.source.replicaDigests(disk, firstChunk, count);
-    for (let index = 0; index < count; index++) {
+    // Digests do not wait for the blocks before them: what a growth that is on its way adds is needed.
+    const known = Math.max(0, Math.min(count, Math.ceil(sizeBytes / digestChunkBytes) - firstChunk));
+    for (let index = known; index < count; index++) bits[index >> 3] = (bits[index >> 3] as number) | (1 << (index & 7));
+    if (known === 0) return bits;
+    const stored = await this.source.replicaDigests(disk, firstChunk, known);
+    for (let index = 0; index < known; index++) {
       const offsetBytes = (firstChunk + index) * digestChunkBytes;
       const lengthBytes = Math.min(digestChunkBytes, sizeBytes - offsetBytes);
       const pieces = await cut.lookup(disk, offsetBytes, lengthBytes);

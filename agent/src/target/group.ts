@@ -18,10 +18,12 @@ import { listCheckpoints } from './checkpoints.js';
 import type { GroupContext } from './context.js';
 import { DefinitionStore } from './definitions.js';
 import type { DeltaSource } from './delta.js';
-import { Ingest } from './ingest.js';
+import { DiskChanges } from './disk-changes.js';
+import { disksKept, disksPast } from './disk-set.js';
+import { Ingest, type DiskChangeHandler } from './ingest.js';
 import type { GroupMachines } from './machines.js';
 import type { Checkpoint } from './manifest-records.js';
-import { Manifest } from './manifest.js';
+import { Manifest, type DiskRecord } from './manifest.js';
 import { Operations, type OperationPlan } from './operations.js';
 import { ReplicaSet } from './replica-set.js';
 import type { SessionGroup, TargetSession } from './session.js';
@@ -64,6 +66,7 @@ export class TargetGroup implements SessionGroup {
   readonly views: ViewRegistry;
   readonly operations: Operations;
   readonly upkeep: Upkeep;
+  readonly disks: DiskChanges;
   readonly machines: GroupMachines | undefined;
   private readonly sessions = new Map<number, TargetSession>();
   private barrierTimer: Timer | undefined;
@@ -74,7 +77,9 @@ export class TargetGroup implements SessionGroup {
   private readonly durableWatchers = new Set<() => void>();
   private closed = false;
   private failed = false;
-  private cached: { readonly key: string; readonly list: Checkpoint[] } | undefined;
+  private cached:
+    | { readonly key: string; readonly diskChanges: readonly DiskRecord[]; readonly list: Checkpoint[] }
+    | undefined;
 
   private constructor(
     readonly context: GroupContext,
@@ -84,10 +89,12 @@ export class TargetGroup implements SessionGroup {
     private readonly onFailed: (error: Error) => void,
   ) {
     const { manifest, journal, replicas, clock } = context;
-    this.ingest = new Ingest(manifest, journal, replicas, () => this.balance());
+    const changeDisk: DiskChangeHandler = (...change) => context.disks.apply(...change);
+    this.ingest = new Ingest(manifest, journal, replicas, changeDisk, () => this.balance());
     this.barrier = new BarrierCoordinator(clock);
     this.views = new ViewRegistry(context, viewListener);
     this.upkeep = new Upkeep(context);
+    this.disks = new DiskChanges(context);
     this.machines = machines?.(this);
     const host = {
       views: this.views,
@@ -119,7 +126,8 @@ export class TargetGroup implements SessionGroup {
     }
     // Left by a creation that a crash cut short: the record that makes it a group is the last.
     if (records.length > 0) await log.rewrite([]);
-    const settings = groupSettingsSchema.parse(declaration.settings);
+    const declaredDisks = declaration.disks.map(({ name }) => name);
+    const settings = groupSettingsSchema.parse({ declaredDisks, ...declaration.settings });
     const streams = new Map(declaration.streams.map((name, index) => [name, index]));
     const uuid = Buffer.from(random.bytes(16)).toString('hex');
     const first = [
@@ -183,7 +191,8 @@ export class TargetGroup implements SessionGroup {
       directory,
       key,
       journal,
-      disks: [...manifest.state.disks.values()],
+      disks: disksKept(manifest.state),
+      disksPast: disksPast(manifest.state),
     });
     const context: GroupContext = {
       name: group.name,
@@ -198,6 +207,9 @@ export class TargetGroup implements SessionGroup {
       settings,
       key,
       definitions: new DefinitionStore({ storage, clock, random, directory, key }),
+      get disks(): DiskChanges {
+        return opened.disks;
+      },
       lock: new Mutex(),
       checkpoints: () => opened.checkpoints(),
       pinned: () => opened.pinned(),
@@ -240,10 +252,11 @@ export class TargetGroup implements SessionGroup {
     const { manifest, journal } = this.context;
     const marks = journal.marks();
     const base = manifest.state.promoting ?? manifest.state.promoted;
-    const { barriers } = manifest.state;
+    const { barriers, diskChanges } = manifest.state;
     // Marks only come at the end and only go before it, so their ends and count tell whether they are the same.
     const key = [marks.length, marks[0]?.mark.id, marks.at(-1)?.mark.id, base?.checkpoint.id, barriers.size].join(' ');
-    if (this.cached?.key !== key) this.cached = { key, list: listCheckpoints(marks, manifest.state) };
+    if (this.cached?.key !== key || this.cached.diskChanges !== diskChanges)
+      this.cached = { key, diskChanges, list: listCheckpoints(marks, manifest.state) };
     return this.cached.list;
   }
 
@@ -268,7 +281,7 @@ export class TargetGroup implements SessionGroup {
   }
 
   private async welcome(hello: Hello, session: TargetSession): Promise<Welcome> {
-    const { manifest, journal, replicas, settings, name } = this.context;
+    const { manifest, journal, settings, name } = this.context;
     const { state } = manifest;
     if (this.closed || this.failed) throw new TidemarkError('shutting-down', 'The group is being closed.');
     if (hello.protocol !== protocolVersion)
@@ -287,26 +300,12 @@ export class TargetGroup implements SessionGroup {
     checkEpoch(name, hello, state);
     if (this.sessions.get(stream) !== session)
       throw new TidemarkError('shutting-down', 'A newer connection of this stream has come.');
-    const disks = [];
-    for (const disk of hello.disks) {
-      const own = [...state.disks.values()].find(
-        (candidate) => candidate.name === disk.name && candidate.stream === stream,
-      );
-      if (own?.sizeBytes !== disk.sizeBytes) {
-        throw new TidemarkError(
-          'disk-unknown',
-          `Disk ${disk.name} of ${disk.sizeBytes} bytes is not declared so in ${name}.`,
-        );
-      }
-      const fresh = !resumed && (await replicas.isEmpty(own.index)) && journal.usage.recordCount === 0;
-      disks.push({
-        name: disk.name,
-        index: own.index,
-        sync: resumed ? ('none' as const) : fresh ? ('initial' as const) : ('delta' as const),
-      });
-    }
-    const epoch = state.epochs.at(-1);
     const incarnation = state.incarnations.get(stream)?.incarnation ?? 0;
+    const told = await this.disks.admit(stream, hello, incarnation, resumed);
+    checkEpoch(name, hello, state);
+    if (this.sessions.get(stream) !== session)
+      throw new TidemarkError('shutting-down', 'A newer connection of this stream has come.');
+    const epoch = state.epochs.at(-1);
     if (epoch === undefined) throw new TidemarkError('illegal-state', `Group ${name} has no epoch.`);
     this.context.events.emit('source-connected', { group: name, stream: hello.stream, incarnation, resumed });
     return {
@@ -318,9 +317,19 @@ export class TargetGroup implements SessionGroup {
       durableSequence: this.progress(stream, incarnation).durableSequence,
       streamCount: state.streams.size,
       checkpointIntervalMs: settings.checkpointIntervalMs,
-      disks,
+      ...told,
+      ...(resumed ? {} : this.heldBefore(stream, incarnation)),
       wallMs: this.context.clock.wallMs(),
     };
+  }
+
+  /** Nothing when the journal was begun anew: what the replica alone holds proves no position. */
+  private heldBefore(stream: number, incarnation: number): Pick<Welcome, 'previous'> {
+    const { journal } = this.context;
+    const durable = journal.durable[stream];
+    if (durable === undefined || durable.incarnation === 0 || durable.incarnation >= incarnation) return {};
+    if (journal.usage.recordCount === 0) return {};
+    return { previous: { incarnation: durable.incarnation, durableSequence: durable.sequence } };
   }
 
   progress(

@@ -6,6 +6,7 @@ import { decodeTable, type Block } from '../block/block.js';
 import { RecordKind, recordKinds } from '../block/record.js';
 import { blockBody } from '../block/body.js';
 import { TidemarkError } from '../core/errors.js';
+import type { Position } from '../journal/position.js';
 import type { Journal } from '../journal/types.js';
 import { isBlockCurrent } from './admission.js';
 import type { Manifest } from './manifest.js';
@@ -16,6 +17,9 @@ export interface BaseTarget {
   /** Returns when everything applied before the call is fdatasynced, digests included. */
   flushBase(): Promise<void>;
 }
+
+/** Makes a change of the group's disks durable; idempotent. Throws `protocol-error`. */
+export type DiskChangeHandler = (stream: number, position: Position, payload: unknown) => Promise<void>;
 
 /** The session that a block came by; a closed one's blocks are dropped, they will be sent again. */
 export interface IngestSource {
@@ -29,19 +33,27 @@ interface Item {
   /** Runs in order with the blocks; `undefined` for a block. */
   readonly task: (() => Promise<void>) | undefined;
   readonly block: Block | undefined;
-  /** The block holds base data and nothing else. */
-  readonly isBase: boolean;
+  readonly kind: BlockKind;
 }
 
-/** True when every record is base data, false when none is; a mixture is refused. */
-export function isBaseBlock(block: Block): boolean {
+/** Base data goes to the replica, a change of a disk to the manifest, before the journal. */
+export type BlockKind = 'data' | 'base' | 'disk-change';
+
+/** What the block holds and nothing else; a mixture is refused. */
+export function kindOfBlock(block: Block): BlockKind {
   const view = new DataView(block.table.buffer, block.table.byteOffset, block.table.byteLength);
   let base = 0;
-  for (let at = 0; at < block.table.length; at += 24) if (view.getUint8(at) === RecordKind.base) base++;
-  if (base !== 0 && base !== block.header.recordCount) {
-    throw new TidemarkError('protocol-error', 'A block mixes base data with other records.');
+  let changes = 0;
+  for (let at = 0; at < block.table.length; at += 24) {
+    const kind = view.getUint8(at);
+    if (kind === RecordKind.base) base++;
+    else if (kind === RecordKind.diskChange) changes++;
   }
-  return base !== 0;
+  if (base + changes === 0) return 'data';
+  if (base === block.header.recordCount) return 'base';
+  if (changes !== 1 || block.header.recordCount !== 1 || block.header.folded)
+    throw new TidemarkError('protocol-error', 'A block mixes base data or a change of a disk with other records.');
+  return 'disk-change';
 }
 
 export class Ingest {
@@ -54,6 +66,7 @@ export class Ingest {
     private readonly manifest: Manifest,
     private readonly journal: Journal,
     private readonly base: BaseTarget,
+    private readonly changeDisk: DiskChangeHandler,
     private readonly onMoved: () => void,
   ) {}
 
@@ -62,14 +75,14 @@ export class Ingest {
     return this.queuedBytesNow;
   }
 
-  /** Takes the block's memory over. Throws when it mixes base data with other records. */
+  /** Takes the block's memory over. Throws when it mixes kinds of records that go different ways. */
   pushBlock(source: IngestSource, block: Block): void {
-    this.push({ source, block, isBase: isBaseBlock(block), task: undefined, bytes: block.bytes.length });
+    this.push({ source, block, kind: kindOfBlock(block), task: undefined, bytes: block.bytes.length });
   }
 
   /** Runs `task` after every block that was pushed before it was appended. */
   pushTask(source: IngestSource, task: () => Promise<void>): void {
-    this.push({ source, task, block: undefined, isBase: false, bytes: 0 });
+    this.push({ source, task, block: undefined, kind: 'data', bytes: 0 });
   }
 
   /** Resolves when the queue has been empty once. */
@@ -90,12 +103,36 @@ export class Ingest {
     while (this.queue.length > 0) {
       const batch = this.queue;
       this.queue = [];
-      await this.runBatch(batch);
+      await this.runParts(batch);
       for (const item of batch) this.queuedBytesNow -= item.bytes;
       this.onMoved();
     }
     this.running = false;
     for (const resolve of this.idle.splice(0)) resolve();
+  }
+
+  /** What lies behind a change of a disk is checked by what that says. */
+  private async runParts(batch: readonly Item[]): Promise<void> {
+    for (let from = 0; from < batch.length;) {
+      const change = batch.findIndex(({ kind }, at) => at >= from && kind === 'disk-change');
+      const to = change < 0 ? batch.length : change;
+      if (to > from) await this.runBatch(batch.slice(from, to));
+      const item = batch[change];
+      if (item !== undefined) await this.runChange(item);
+      from = to + 1;
+    }
+  }
+
+  private async runChange({ source, block }: Item): Promise<void> {
+    if (source.closed || block === undefined) return;
+    try {
+      const { stream, incarnation, firstSequence: sequence } = block.header;
+      if (isBlockCurrent(block.header, this.manifest.state))
+        await this.changeDisk(stream, { incarnation, sequence }, jsonOf(blockBody(block)));
+      if (!source.closed) this.append(source, block, false);
+    } catch (error) {
+      close(source, error);
+    }
   }
 
   private async runBatch(batch: readonly Item[]): Promise<void> {
@@ -105,11 +142,11 @@ export class Ingest {
       closeAll(batch, error);
       return;
     }
-    for (const { source, block, isBase, task } of batch) {
+    for (const { source, block, kind, task } of batch) {
       if (source.closed) continue;
       try {
         if (task !== undefined) await task();
-        else if (block !== undefined) this.append(source, block, isBase);
+        else if (block !== undefined) this.append(source, block, kind === 'base');
       } catch (error) {
         close(source, error);
       }
@@ -118,9 +155,15 @@ export class Ingest {
 
   private async applyBase(batch: readonly Item[]): Promise<void> {
     let applied = false;
-    for (const { source, block, isBase } of batch) {
-      if (block === undefined || source.closed || !isBase) continue;
+    for (const { source, block, kind } of batch) {
+      if (block === undefined || source.closed || kind !== 'base') continue;
       if (!isBlockCurrent(block.header, this.manifest.state)) continue;
+      try {
+        this.checkDisks(block);
+      } catch (error) {
+        close(source, error);
+        continue;
+      }
       const body = blockBody(block);
       for (const record of decodeTable(block.header, block.table)) {
         const end = record.bodyOffset + record.lengthBytes;
@@ -153,6 +196,14 @@ export class Ingest {
         throw new TidemarkError('protocol-error', `A record lies outside disk ${record.disk} of its stream.`);
       }
     }
+  }
+}
+
+function jsonOf(bytes: Uint8Array): unknown {
+  try {
+    return JSON.parse(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8'));
+  } catch {
+    return undefined;
   }
 }
 

@@ -15,6 +15,8 @@ export const checkpointSchema = z.strictObject({
   /** No disk of the group was missing. Only complete ones are failed over to unless asked for by id. */
   complete: z.boolean(),
   disksMissing: z.array(z.number().int()),
+  /** Disks of the source that this group had not taken yet; it is incomplete then. */
+  disksUnknown: z.number().int().positive().optional(),
   epoch: z.number().int(),
   vector: vectorSchema,
   attributes: z.record(z.string(), z.unknown()).optional(),
@@ -41,6 +43,10 @@ export const manifestRecordSchema = z.discriminatedUnion('type', [
     createdMs: z.number(),
     keyCheck: z.string().optional(),
   }),
+  /**
+   * What the disk of that index is from `since` on, a position in its stream; left out: from the beginning. A checkpoint is
+   * opened with the disks and sizes that hold at its vector. The same position again replaces. An index is never reused.
+   */
   z.strictObject({
     type: z.literal('disk'),
     index: z.number().int(),
@@ -48,6 +54,11 @@ export const manifestRecordSchema = z.discriminatedUnion('type', [
     sizeBytes: z.number().int(),
     stream: z.number().int(),
     removed: z.boolean(),
+    since: positionSchema.optional(),
+    /** The index is given, the stream has not said yet from where on the disk is there: it is in no checkpoint. */
+    pending: z.boolean().optional(),
+    /** The source does not send the disk: checkpoints are incomplete without it. */
+    missing: z.boolean().optional(),
   }),
   z.strictObject({ type: z.literal('stream'), index: z.number().int(), name: z.string() }),
   /** A start of a source agent; durable before its first block is taken. */

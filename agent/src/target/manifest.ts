@@ -2,7 +2,7 @@
 import type { RecordLog } from '../core/record-log.js';
 import { TidemarkError } from '../core/errors.js';
 import { applyManifestRecord, createManifestState, snapshotManifest } from '../journal/manifest-state.js';
-import type { Vector } from '../journal/position.js';
+import { isWithin, type Vector } from '../journal/position.js';
 import { manifestRecordSchema, type Checkpoint, type ManifestRecord, type ManifestLog } from './manifest-records.js';
 import type { GroupState } from './state-machine.js';
 
@@ -14,12 +14,19 @@ export interface GroupDisk {
   readonly sizeBytes: number;
   /** Index of the stream that captures it. */
   readonly stream: number;
+  /** The source does not send it. */
+  readonly missing?: boolean | undefined;
 }
+
+export type DiskRecord = Of<'disk'>;
 
 /** What the manifest says at this moment. Only {@link applyRecord} changes it. */
 export interface ManifestState {
   group: Of<'group'> | undefined;
+  /** Those of the group now, by index. */
   readonly disks: Map<number, GroupDisk>;
+  /** All that is known of disks, of each index in the order of its stream. */
+  diskChanges: DiskRecord[];
   readonly streams: Map<number, string>;
   /** Newest incarnation of each stream. */
   readonly incarnations: Map<number, Of<'incarnation'>>;
@@ -39,6 +46,7 @@ export function emptyState(): ManifestState {
   return {
     group: undefined,
     disks: new Map(),
+    diskChanges: [],
     streams: new Map(),
     incarnations: new Map(),
     epochs: [],
@@ -60,8 +68,7 @@ export function applyRecord(state: ManifestState, record: ManifestRecord): void 
       state.group = record;
       break;
     case 'disk':
-      if (record.removed) state.disks.delete(record.index);
-      else state.disks.set(record.index, record);
+      applyDisk(state, record);
       break;
     case 'stream':
       state.streams.set(record.index, record.name);
@@ -106,22 +113,35 @@ export function applyRecord(state: ManifestState, record: ManifestRecord): void 
   }
 }
 
+function applyDisk(state: ManifestState, record: DiskRecord): void {
+  const { index, since } = record;
+  const sameMoment = (other: DiskRecord): boolean =>
+    other.index === index &&
+    (other.pending === true || (other.since?.incarnation === since?.incarnation && other.since?.sequence === since?.sequence));
+  state.diskChanges = [...state.diskChanges.filter((other) => !sameMoment(other)), record];
+  if (record.removed || record.pending === true) state.disks.delete(index);
+  else state.disks.set(index, record);
+}
+
+/** What no checkpoint needs any more goes: of each index what held before the promoted cut; of a removed one its end stays. */
+function prunedDisks({ diskChanges, promoted }: ManifestState): DiskRecord[] {
+  if (promoted === undefined) return diskChanges;
+  const isPast = ({ since, stream, pending }: DiskRecord): boolean =>
+    pending !== true && (since === undefined || isWithin(promoted.through, stream, since));
+  return diskChanges.filter(
+    (record, at) => !isPast(record) || !diskChanges.some((later, index) => index > at && later.index === record.index && isPast(later)),
+  );
+}
+
 const lastSteps: ReadonlySet<string> = new Set(['done', 'failed', 'cancelled']);
 
 /** Records that add up to the state. */
 function snapshotOf(state: ManifestState): ManifestRecord[] {
-  const { group, disks, streams, incarnations, epochs, promoting, promoted, barriers, pins, views, operations } = state;
+  const { group, diskChanges, streams, incarnations, epochs, promoting, promoted, barriers, pins, views, operations } = state;
   return [
     { type: 'settings', settings: state.settings },
     ...[...streams].map(([index, name]) => ({ type: 'stream' as const, index, name })),
-    ...[...disks.values()].map(({ index, name, sizeBytes, stream }) => ({
-      type: 'disk' as const,
-      index,
-      name,
-      sizeBytes,
-      stream,
-      removed: false,
-    })),
+    ...diskChanges,
     ...incarnations.values(),
     ...epochs,
     ...(group === undefined ? [] : [group]),
@@ -199,6 +219,7 @@ export class Manifest implements ManifestLog {
     for (const [id, record] of state.operations) {
       if (record.wallMs < endedBeforeMs && lastSteps.has(record.step)) state.operations.delete(id);
     }
+    state.diskChanges = prunedDisks(state);
     await this.log.rewrite([...snapshotOf(state), ...snapshotManifest(this.segments)]);
   }
 

@@ -19,7 +19,10 @@ export interface ReplicaSetOptions {
   readonly directory: string;
   readonly key: Uint8Array | undefined;
   readonly journal: Journal;
+  /** Those whose images must be there. */
   readonly disks: readonly GroupDisk[];
+  /** Disks of which nothing is needed any more. */
+  readonly disksPast: readonly number[];
 }
 
 export class ReplicaSet implements BaseTarget {
@@ -30,7 +33,7 @@ export class ReplicaSet implements BaseTarget {
     private readonly journal: Journal,
   ) {}
 
-  /** Opens every disk; makes the empty replica of one that has none yet. */
+  /** Opens every disk; makes the empty replica of one that has none yet, grows one that a crash left small. */
   static async open(options: ReplicaSetOptions): Promise<ReplicaSet> {
     const { storage, clock, random, key } = options;
     const directory = `${options.directory}/replica`;
@@ -41,8 +44,22 @@ export class ReplicaSet implements BaseTarget {
       { storage, directory, clock, random, ...(key === undefined ? {} : { key }) },
       options.disks.filter(isThere).map(({ index }) => index),
     );
-    for (const disk of options.disks) if (!isThere(disk)) await replica.create(disk.index, disk.name, disk.sizeBytes);
-    return new ReplicaSet(replica, options.journal);
+    const set = new ReplicaSet(replica, options.journal);
+    for (const disk of options.disks) await set.ensure(disk);
+    for (const index of options.disksPast)
+      if (names.has(`${index}.raw`) || names.has(`${index}.digests`)) await replica.remove(index);
+    return set;
+  }
+
+  /** The disk's image is there with its size, durably, when it returns. Idempotent. */
+  async ensure({ index, name, sizeBytes }: Pick<GroupDisk, 'index' | 'name' | 'sizeBytes'>): Promise<void> {
+    if (!this.replica.diskIndexes.includes(index)) await this.replica.create(index, name, sizeBytes);
+    else if (this.replica.disk(index).sizeBytes < sizeBytes) await this.replica.resize(index, sizeBytes);
+  }
+
+  /** Deletes images that nothing needs any more. */
+  async drop(indexes: readonly number[]): Promise<void> {
+    for (const index of indexes) if (this.replica.diskIndexes.includes(index)) await this.replica.remove(index);
   }
 
   async applyBase(disk: number, offsetBytes: number, bytes: Uint8Array): Promise<void> {

@@ -53,6 +53,17 @@ export const groupSettingsSchema = z.strictObject({
     .max(1)
     .default(0.1)
     .describe('Share of the replica kept free on the file system, closed to the journal'),
+  newDisks: z
+    .enum(['accept', 'refuse'])
+    .default('accept')
+    .describe('What becomes of a disk that a source adds; refuse: only those in declaredDisks'),
+  diskSizeMax: z
+    .number()
+    .int()
+    .positive()
+    .default(64 * 1024 ** 4)
+    .describe('Bytes to which a source may grow a disk, or add one'),
+  declaredDisks: z.array(z.string()).max(256).default([]).describe('Names of the disks that a person declared'),
   recovery: recoverySpecSchema.nullable().default(null).describe('How VMs come back; null: disks only'),
   owner: z.string().nullable().default(null).describe('Stack and URN that declared the group'),
   policyRevision: z.number().int().nonnegative().default(1).describe('Grows with every change of these settings'),

@@ -5,6 +5,7 @@
 import { isPlanted } from '../core/planted.js';
 import type { Vector } from '../journal/position.js';
 import type { GroupContext } from './context.js';
+import { disksKept } from './disk-set.js';
 import type { Checkpoint } from './manifest-records.js';
 import { checkpointsToKeep } from './retention.js';
 import { retentionOf } from './settings.js';
@@ -50,6 +51,7 @@ export class Upkeep {
     const endedBeforeMs = context.clock.wallMs() - operationKeepMs;
     await context.manifest.compact(context.settings.manifestBytes, (id) => listed.has(id), endedBeforeMs);
     await context.definitions.sweep(context.checkpoints());
+    await context.disks.sweep();
     for (let merges = 0; merges < mergesPerRound && (await context.journal.maintain()); merges++);
   }
 
@@ -172,7 +174,7 @@ export class Upkeep {
   /** The hard limit, or less where the file system leaves no room beside the failover reserve. */
   private async limitBytes(): Promise<number> {
     const { manifest, journal, settings, storage, directory } = this.context;
-    const diskBytes = [...manifest.state.disks.values()].reduce((sum, disk) => sum + disk.sizeBytes, 0);
+    const diskBytes = disksKept(manifest.state).reduce((sum, disk) => sum + disk.sizeBytes, 0);
     const roomBytes = (await storage.freeBytes(directory)) - settings.failoverReserve * diskBytes;
     return Math.min(settings.hardLimitBytes, Math.max(0, journal.usage.bytes + roomBytes));
   }

@@ -1,10 +1,11 @@
 /** The open views of a group: each is a durable manifest record, which is also the pin of its checkpoint. */
 import { TidemarkError } from '../core/errors.js';
-import type { ExportBackend } from '../nbd/backend.js';
 import { copyDisk, hashDisk, type ProgressHandler } from '../view/materialise.js';
+import type { ViewDisk } from '../view/view-disk.js';
 import { View } from '../view/view.js';
 import { resolveCheckpoint, type CheckpointSelector } from './checkpoints.js';
 import type { GroupContext } from './context.js';
+import { disksAt } from './disk-set.js';
 import type { Checkpoint, ManifestRecord } from './manifest-records.js';
 
 export type ViewRecord = Extract<ManifestRecord, { type: 'view' }>;
@@ -21,8 +22,8 @@ export interface OpenView {
   readonly record: ViewRecord;
   readonly checkpoint: Checkpoint;
   readonly view: View;
-  /** NBD backends by disk name; disks that the checkpoint misses are not there. */
-  readonly disks: ReadonlyMap<string, ExportBackend>;
+  /** NBD backends by disk name, of the checkpoint's moment; disks that it misses are not there. */
+  readonly disks: ReadonlyMap<string, ViewDisk>;
   /** Wall time of this opening, milliseconds. */
   readonly openedMs: number;
 }
@@ -159,13 +160,12 @@ export class ViewRegistry {
     onProgress: ProgressHandler,
     signal: AbortSignal,
   ): Promise<void> {
-    const { view } = this.get(id);
-    await copyDisk({ source: view.disk(this.indexOf(disk)), storage: this.context.storage, path, onProgress, signal });
+    await copyDisk({ source: this.diskOf(id, disk), storage: this.context.storage, path, onProgress, signal });
   }
 
   /** SHA-256 of one disk of an open view, as its clients see it. */
   hash(id: string, disk: string, signal: AbortSignal): Promise<string> {
-    return hashDisk(this.get(id).view.disk(this.indexOf(disk)), { signal });
+    return hashDisk(this.diskOf(id, disk), { signal });
   }
 
   async closeAll(): Promise<void> {
@@ -188,10 +188,10 @@ export class ViewRegistry {
     }
   }
 
-  private indexOf(disk: string): number {
-    const found = [...this.context.manifest.state.disks.values()].find(({ name }) => name === disk);
-    if (found === undefined) throw new TidemarkError('disk-unknown', `Group ${this.context.name} has no disk ${disk}.`);
-    return found.index;
+  private diskOf(id: string, disk: string): ViewDisk {
+    const found = this.get(id).disks.get(disk);
+    if (found === undefined) throw new TidemarkError('disk-unknown', `View ${id} has no disk ${disk}.`);
+    return found;
   }
 
   private checkpointOf(record: ViewRecord): Checkpoint {
@@ -206,7 +206,7 @@ export class ViewRegistry {
     const { context } = this;
     const directory = this.directory(record.id);
     await context.storage.makeDirectory(directory);
-    const disks = [...context.manifest.state.disks.values()].filter(
+    const disks = disksAt(context.manifest.state, checkpoint.vector).filter(
       (disk) => !checkpoint.disksMissing.includes(disk.index),
     );
     const view = await View.open({
