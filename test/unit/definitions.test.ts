@@ -20,7 +20,9 @@ const blobOf = (name: string): ReturnType<typeof definitionBlob> =>
 
 describe('VM definitions at the target', () => {
   let directory: string;
-  beforeEach(() => (directory = mkdtempSync(join(tmpdir(), 'tidemark-'))));
+  beforeEach(() => {
+    directory = mkdtempSync(join(tmpdir(), 'tidemark-'));
+  });
   afterEach(() => rmSync(directory, { recursive: true }));
 
   let nowMs = 0;

@@ -6,6 +6,7 @@ import { addCheckpointCommands } from './commands/checkpoints.js';
 import { addDrillCommands } from './commands/drills.js';
 import { addExportCommand } from './commands/export.js';
 import { addLocalCommands } from './commands/local.js';
+import { addHookCommand } from './commands/hook.js';
 import { addOperationCommands } from './commands/operations.js';
 import { addStatusCommands } from './commands/status.js';
 import { addTransitionCommands } from './commands/transitions.js';
@@ -41,6 +42,10 @@ export function createProgram(context: CliContext): Command {
   addTransitionCommands(program, context);
   addDrillCommands(program, context);
   addOperationCommands(program, context);
+  const vm =
+    program.commands.find((command) => command.name() === 'vm') ??
+    program.command('vm').description('VMs of the hypervisors');
+  addHookCommand(vm, context);
   addLocalCommands(program, context);
   return program;
 }

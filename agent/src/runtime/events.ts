@@ -20,6 +20,8 @@ const warnings = new Set([
   'group-incomplete',
   'guard-lost',
   'history-dropped',
+  'fencing-failed',
+  'source-fenced',
   'link-lost',
   'link-refused',
   'link-paused',
