@@ -38,6 +38,7 @@ import { ZstdThread } from './runtime/zstd-thread.js';
 import { NbdExports } from './runtime/nbd-exports.js';
 import { Service } from './runtime/service.js';
 import { SourceSide } from './runtime/source-side.js';
+import { SourceVms } from './runtime/source-vms.js';
 import { TargetSide } from './runtime/target-side.js';
 import { readTlsFiles, type TlsMaterial } from './runtime/tls-files.js';
 import { EventRing } from './service/event-ring.js';
@@ -74,6 +75,7 @@ class Agent {
   private readonly throttle: Throttle;
   private readonly keys: KeyFiles;
   private readonly catalogue: CatalogueSync;
+  private readonly vms: SourceVms;
   private readonly sources: SourceSide;
   private readonly targets: TargetSide;
   private readonly health: HealthChecks;
@@ -139,8 +141,20 @@ class Agent {
       },
       rebuildCatalogue: (group) => this.catalogue.rebuild(group),
     });
+    this.vms = new SourceVms({
+      ...shared,
+      agent: config.agent,
+      hypervisors: config.hypervisors,
+      directory: `${dataDirectory}/attach`,
+      socketDirectory: listen.nbd.socketDirectory,
+      captureSocket: this.exports.socketPath,
+      mayAttach: (group) => this.permits.mayAttach(group),
+      attachAgain: (group) => this.permits.attachAgain(group),
+      clientCount: (exportName) => this.exports.clientCount(exportName),
+    });
     this.sources = new SourceSide({
       agent: config.agent,
+      vms: this.vms,
       environment: {
         ...shared,
         dialer: this.dialer,

@@ -14,7 +14,7 @@ export interface ReloadPlan {
 const restart = 'needs a restart of the agent';
 /** Whole properties that change live. */
 const liveProperties = ['access', 'peers', 'throttle', 'log', 'drainSeconds'] as const;
-const restartProperties = ['site', 'agent', 'dataDirectory', 'listen', 'buffers', 'guard'] as const;
+const restartProperties = ['site', 'agent', 'dataDirectory', 'listen', 'buffers', 'guard', 'hypervisors'] as const;
 
 export function planReload(before: AgentConfig, after: AgentConfig): ReloadPlan {
   const live: string[] = [];

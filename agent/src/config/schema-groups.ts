@@ -48,6 +48,18 @@ export const sourceDiskSchema = z
   .describe('mirror: a hypervisor mirrors into the export. in-path: the disk is served through the agent');
 export type SourceDiskConfig = z.infer<typeof sourceDiskSchema>;
 
+export const sourceVmSchema = z.strictObject({
+  vm: z.string().min(1).max(256).describe('Name or UUID'),
+  hypervisor: nameSchema.describe('Of hypervisors'),
+  disks: z
+    .array(z.string().min(1).max(64))
+    .min(1)
+    .max(64)
+    .optional()
+    .describe('Targets (vda …). Default: all that can be captured'),
+});
+export type SourceVmConfig = z.infer<typeof sourceVmSchema>;
+
 export const sourceGroupSchema = z
   .strictObject({
     name: nameSchema,
@@ -62,9 +74,19 @@ export const sourceGroupSchema = z
       .max(8)
       .describe('Target agents; each gets the whole group'),
     checkpointIntervalSeconds: intervalSchema,
-    disks: z.array(sourceDiskSchema).min(1).max(256),
+    disks: z.array(sourceDiskSchema).max(256).default([]).describe('Disks besides those of vms'),
+    vms: z
+      .array(sourceVmSchema)
+      .max(256)
+      .default([])
+      .describe('VMs whose disks the agent attaches by itself; a disk of the group is named VM-TARGET, e.g. db-vda'),
   })
   .superRefine((group, context) => {
+    if (group.disks.length + group.vms.length === 0)
+      context.addIssue({ code: 'custom', path: ['vms'], message: 'a group needs vms or disks' });
+    for (const [index, { vm }] of group.vms.entries())
+      if (group.vms.findIndex((other) => other.vm === vm) < index)
+        context.addIssue({ code: 'custom', path: ['vms', index, 'vm'], message: `${vm} is listed twice` });
     for (const [index, disk] of group.disks.entries())
       if (group.disks.findIndex((other) => other.name === disk.name) < index)
         context.addIssue({

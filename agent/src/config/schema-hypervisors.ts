@@ -7,6 +7,13 @@ const absoluteSocket = z
   .max(107)
   .regex(/^\/[^\0]*$/, 'an absolute path');
 
+const socketDirectory = absoluteSocket
+  .max(64)
+  .optional()
+  .describe(
+    'Where QEMU makes the sockets that the agent reads disks through; QEMU may write to it. Default: listen.nbd.socketDirectory',
+  );
+
 export const libvirtSchema = z.strictObject({
   name: nameSchema,
   kind: z.literal('libvirt'),
@@ -15,6 +22,7 @@ export const libvirtSchema = z.strictObject({
     .regex(/^[a-z0-9+]+:\/\/\S*$/i, 'a libvirt URI')
     .default('qemu:///system')
     .describe('What virsh connects to, e.g. qemu:///system, qemu+unix:///system?socket=/run/libvirt/libvirt-sock'),
+  socketDirectory,
 });
 
 export const qmpSchema = z.strictObject({
@@ -23,6 +31,7 @@ export const qmpSchema = z.strictObject({
   monitors: z
     .array(z.strictObject({ vm: z.string().min(1).max(256), socket: absoluteSocket.describe('QMP monitor socket') }))
     .max(256),
+  socketDirectory,
 });
 
 export const hypervisorSchema = z

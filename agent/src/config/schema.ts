@@ -135,6 +135,10 @@ export const agentConfigSchema = configShape.superRefine((config, context) => {
           `no address here nor for the peer ${target.peer}`,
         );
     }
+  for (const [index, group] of config.sourceGroups.entries())
+    for (const [place, { hypervisor }] of group.vms.entries())
+      if (!config.hypervisors.some(({ name }) => name === hypervisor))
+        complain(['sourceGroups', index, 'vms', place, 'hypervisor'], `${hypervisor} is not in hypervisors`);
   const libvirts = config.hypervisors.filter(({ kind }) => kind === 'libvirt').map(({ name }) => name);
   for (const [index, { recovery }] of config.targetGroups.entries())
     if (recovery !== undefined && !libvirts.includes(recovery.hypervisor))

@@ -2,7 +2,7 @@
  * The client's side of the handshake: bytes of the server in, options out, until transmission.
  *
  * greeting → [STARTTLS, then all again inside of TLS without a greeting] → STRUCTURED_REPLY → SET_META_CONTEXT → GO.
- * A server that knows neither structured replies nor base:allocation is used without them.
+ * A server that knows neither structured replies nor the metadata context is used without them.
  */
 import { TidemarkError } from '../core/errors.js';
 import { readOffset } from './codec.js';
@@ -17,8 +17,8 @@ export interface ExportInfo {
   readonly preferredBlockBytes: number;
   /** Largest READ or WRITE. */
   readonly payloadBytesMax: number;
-  /** The id of base:allocation when BLOCK_STATUS may be asked. */
-  readonly allocationId: number | undefined;
+  /** The id of the metadata context (base:allocation unless another was asked for) when BLOCK_STATUS may be asked. */
+  readonly contextId: number | undefined;
 }
 
 type Step = 'greeting' | 'tls' | 'structured' | 'context' | 'go';
@@ -34,7 +34,7 @@ const replyBytesMax = 64 * 1024;
 export class ClientHandshake {
   #input: Buffer = Buffer.alloc(0);
   #step: Step = 'greeting';
-  #allocationId: number | undefined;
+  #contextId: number | undefined;
   #main: Buffer | undefined;
   #block: Buffer | undefined;
 
@@ -42,6 +42,7 @@ export class ClientHandshake {
     private readonly exportName: string,
     private readonly tls: boolean,
     private readonly send: (bytes: Buffer) => void,
+    private readonly metaContext: string = p.allocationContext,
   ) {}
 
   /** Bytes that came after the handshake. */
@@ -97,12 +98,12 @@ export class ClientHandshake {
         if (this.#input.length > 0) throw malformed('bytes before TLS was up');
         return 'startTls';
       case 'structured':
-        if (type === p.optionReply.ack) this.#ask('context', contextRequest(this.exportName));
+        if (type === p.optionReply.ack) this.#ask('context', contextRequest(this.exportName, this.metaContext));
         else this.#ask('go', goRequest(this.exportName));
         return undefined;
       case 'context':
-        if (type === p.optionReply.metaContext && data.toString('utf8', 4) === p.allocationContext) {
-          this.#allocationId = data.readUInt32BE(0);
+        if (type === p.optionReply.metaContext && data.toString('utf8', 4) === this.metaContext) {
+          this.#contextId = data.readUInt32BE(0);
         } else if (refused || type === p.optionReply.ack) {
           this.#ask('go', goRequest(this.exportName));
         }
@@ -134,7 +135,7 @@ export class ClientHandshake {
       minimumBlockBytes: minimum ?? 1,
       preferredBlockBytes: preferred ?? 4096,
       payloadBytesMax: Math.min(maximum ?? p.payloadBytesMax, p.payloadBytesMax),
-      allocationId: this.#allocationId,
+      contextId: this.#contextId,
     };
   }
 
@@ -155,8 +156,8 @@ function withLength(text: string): Buffer {
   return Buffer.concat([length, bytes]);
 }
 
-function contextRequest(exportName: string): Buffer {
-  return Buffer.concat([withLength(exportName), Buffer.from([0, 0, 0, 1]), withLength(p.allocationContext)]);
+function contextRequest(exportName: string, context: string): Buffer {
+  return Buffer.concat([withLength(exportName), Buffer.from([0, 0, 0, 1]), withLength(context)]);
 }
 
 function goRequest(exportName: string): Buffer {

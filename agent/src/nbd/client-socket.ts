@@ -30,7 +30,12 @@ export interface Opened {
 const sharedInput = Buffer.allocUnsafeSlow(256 * 1024);
 
 /** Throws `peer-unreachable`, `peer-refused`, `disk-unknown`, `protocol-error` or `timed-out`. */
-export function openSocket(address: NbdAddress, clock: Clock, timeoutMs: number, tls?: NbdClientTls): Promise<Opened> {
+export function openSocket(
+  address: NbdAddress,
+  clock: Clock,
+  timeoutMs: number,
+  { tls, metaContext }: { readonly tls?: NbdClientTls | undefined; readonly metaContext?: string | undefined } = {},
+): Promise<Opened> {
   if (address.tls && tls === undefined) {
     return Promise.reject(new TidemarkError('config-invalid', 'An nbds URI needs an authority to check the server.'));
   }
@@ -44,7 +49,8 @@ export function openSocket(address: NbdAddress, clock: Clock, timeoutMs: number,
       if (error instanceof TidemarkError) reject(error);
       else reject(new TidemarkError('peer-unreachable', `NBD: ${(error as Error).message}`, { cause: error }));
     };
-    const handshake = new ClientHandshake(address.exportName, address.tls, (bytes) => void socket.write(bytes));
+    const send = (bytes: Buffer): void => void socket.write(bytes);
+    const handshake = new ClientHandshake(address.exportName, address.tls, send, metaContext);
     const receive = (chunk: Buffer): void => {
       if (sink !== undefined) {
         sink.receive(chunk);

@@ -12,6 +12,8 @@ import { parseNbdUri, type NbdAddress } from './uri.js';
 export interface NbdClientOptions {
   readonly clock: Clock;
   readonly tls?: NbdClientTls;
+  /** What `extents` asks about. Default base:allocation; of qemu:dirty-bitmap:NAME `hole` says dirty. */
+  readonly metaContext?: string;
   /** From connect to transmission. Default 10 s. */
   readonly handshakeMs?: number;
   /** A request without a reply for this long ends the connection. Default 30 s. */
@@ -87,7 +89,7 @@ export class NbdClient {
   /** Throws TidemarkError: `config-invalid`, `peer-unreachable`, `peer-refused`, `disk-unknown`, `protocol-error`, `timed-out`. */
   static async open(address: NbdAddress | string, options: NbdClientOptions): Promise<NbdClient> {
     const parsed = typeof address === 'string' ? parseNbdUri(address) : address;
-    const opened = await openSocket(parsed, options.clock, options.handshakeMs ?? 10_000, options.tls);
+    const opened = await openSocket(parsed, options.clock, options.handshakeMs ?? 10_000, options);
     return new NbdClient(opened, options);
   }
 
@@ -148,7 +150,7 @@ export class NbdClient {
   /** Runs from the start of the range, maybe not to its end; one allocated run when the server cannot say. */
   async extents(offsetBytes: number, lengthBytes: number): Promise<Extent[]> {
     const length = Math.min(lengthBytes, rangeBytesMax);
-    if (this.info.allocationId === undefined) return [{ lengthBytes: length, hole: false, zero: false }];
+    if (this.info.contextId === undefined) return [{ lengthBytes: length, hole: false, zero: false }];
     const command = p.command.blockStatus;
     const { extents = [] } = await this.#request({ command, flags: 0, offsetBytes, lengthBytes: length });
     if (extents.length === 0) throw new NbdError('EIO', 'The NBD server sent no block status.');

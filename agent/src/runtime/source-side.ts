@@ -13,6 +13,7 @@ import type { Checkpoint } from '../service/checkpoint-schemas.js';
 import type { GroupStatus } from '../service/group-schemas.js';
 import type { ExportHost } from './exports.js';
 import { sourceStatus } from './source-status.js';
+import type { SourceVms, VmDiskPlan } from './source-vms.js';
 
 /** Everything of a link but what its group and target decide. */
 export type LinkEnvironment = Omit<LinkOptions, 'target' | 'address' | 'directory' | 'bounds'>;
@@ -29,7 +30,8 @@ export interface SourceSideOptions {
   readonly openDevice: (location: string, access: 'read' | 'write') => Promise<BlockDevice>;
   /** Stream address of a peer; undefined when the configuration names none. */
   readonly addressOf: (peer: string) => string | undefined;
-  /** Alerts of a group that are not its links'. */
+  readonly vms: SourceVms;
+  /** Alerts of a group that are not its links' nor its VMs'. */
   readonly alertsOf: (group: string) => GroupStatus['alerts'];
 }
 
@@ -97,6 +99,7 @@ export class SourceSide {
   async drain(signal: AbortSignal): Promise<void> {
     this.closing = true;
     for (const timer of this.retries.values()) timer.cancel();
+    await Promise.race([this.options.vms.close(), aborted(signal)]);
     const all = [...this.running.values()];
     await Promise.all(all.flatMap(({ exportNames }) => exportNames.map((name) => this.options.exports.remove(name))));
     await Promise.all(
@@ -146,18 +149,26 @@ export class SourceSide {
   private async open(config: SourceGroupConfig, linkCount: number): Promise<void> {
     const { options } = this;
     for (const target of config.targets) this.addressOf(target);
+    const plans = await options.vms.plan(config);
     const devices: BlockDevice[] = [];
     const exportNames: string[] = [];
     try {
-      const group = await this.makeGroup(config, devices);
+      const group = await this.makeGroup(config, plans, devices);
       for (const [index, disk] of config.disks.entries()) {
         const name = disk.exportName ?? `${config.name}/${disk.name}`;
         const backend = backendOf(group, index, disk, devices);
         options.exports.add(name, backend, `${disk.kind} capture of ${config.name}/${disk.name}`);
         exportNames.push(name);
       }
+      for (const [place, { name, exportName }] of plans.entries()) {
+        const onClients = (count: number): void => options.vms.clientsChanged(config.name, name, count);
+        const backend = new MirrorExport(group, config.disks.length + place, onClients);
+        options.exports.add(exportName, backend, `capture of ${config.name}/${name}`);
+        exportNames.push(exportName);
+      }
       this.running.set(config.name, { group, config, devices, exportNames });
       for (const target of config.targets) this.addLink(group, target, linkCount);
+      await options.vms.start(group, plans, config.disks.length);
     } catch (error) {
       for (const name of exportNames) await options.exports.remove(name);
       for (const device of devices.filter(Boolean)) await device.close();
@@ -166,7 +177,11 @@ export class SourceSide {
   }
 
   /** Opens the disks; `devices` gets each at once, at the place of its disk. */
-  private async makeGroup(config: SourceGroupConfig, devices: BlockDevice[]): Promise<SourceGroup> {
+  private async makeGroup(
+    config: SourceGroupConfig,
+    plans: readonly VmDiskPlan[],
+    devices: BlockDevice[],
+  ): Promise<SourceGroup> {
     const { agent, environment } = this.options;
     const { clock, random, events } = environment;
     const disks: SourceDisk[] = [];
@@ -183,6 +198,7 @@ export class SourceSide {
       }
       disks.push({ name: disk.name, sizeBytes, ...(device === undefined ? {} : { reader: device }) });
     }
+    for (const { name, sizeBytes, reader } of plans) disks.push({ name, sizeBytes, reader, attachedLater: true });
     const checkpointIntervalMs = config.checkpointIntervalSeconds * 1000;
     return new SourceGroup({ name: config.name, agent, disks, clock, random, events, checkpointIntervalMs });
   }
@@ -215,10 +231,10 @@ export class SourceSide {
   }
 
   private handle({ group, config }: Running): SourceHandle {
-    const { exports, alertsOf } = this.options;
+    const { exports, alertsOf, vms } = this.options;
     return {
       group,
-      status: () => sourceStatus(group, config, exports, alertsOf(group.name)),
+      status: () => sourceStatus(group, config, exports, vms.of(group.name), alertsOf(group.name)),
       checkpoints: () =>
         group.status.links.flatMap((link) =>
           link.durableCheckpointId === undefined || link.durableCheckpointMs === undefined
@@ -260,6 +276,11 @@ export class SourceSide {
       timer.cancel();
     }
   }
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
 }
 
 function backendOf(

@@ -4,7 +4,9 @@ import type { SourceGroupConfig } from '../config/schema-groups.js';
 import { errorTable, type ErrorCode } from '../core/errors.js';
 import type { LinkState, LinkStatus } from '../link/link-status.js';
 import type { GroupStatus } from '../service/group-schemas.js';
+import type { VmAttachment } from '../attach/vm-attachment.js';
 import type { ExportHost } from './exports.js';
+import { vmAlerts, vmView } from './vm-status.js';
 
 /** Worst first: a group is as well as its worst link. */
 const stateOfLink: readonly (readonly [LinkState, GroupStatus['state']])[] = [
@@ -18,9 +20,10 @@ const stateOfLink: readonly (readonly [LinkState, GroupStatus['state']])[] = [
   ['resyncing', 'resyncing'],
 ];
 
-function stateOf(links: readonly LinkStatus[]): GroupStatus['state'] {
+function stateOf(links: readonly LinkStatus[], disks: readonly { attached: boolean }[]): GroupStatus['state'] {
   for (const [link, state] of stateOfLink) if (links.some((candidate) => candidate.state === link)) return state;
-  return links.every((link) => link.durableCheckpointId === undefined) ? 'initial' : 'protecting';
+  if (links.every((link) => link.durableCheckpointId === undefined)) return 'initial';
+  return disks.every(({ attached }) => attached) ? 'protecting' : 'resyncing';
 }
 
 function linkState(link: LinkStatus): GroupStatus['links'][number]['state'] {
@@ -66,11 +69,12 @@ function alertsOf(links: readonly LinkStatus[], nowMs: number): GroupStatus['ale
   });
 }
 
-/** `alerts`: those that are not the links'. */
+/** `alerts`: those that are neither the links' nor the VMs'. */
 export function sourceStatus(
   group: SourceGroup,
   config: SourceGroupConfig,
   exports: ExportHost,
+  vms: readonly VmAttachment[],
   alerts: GroupStatus['alerts'],
 ): GroupStatus {
   const { links, sourceTimeMs, disks } = group.status;
@@ -85,9 +89,9 @@ export function sourceStatus(
   return {
     name: group.name,
     role: 'source',
-    state: stateOf(links),
+    state: stateOf(links, disks),
     actions: [],
-    alerts: [...alerts, ...alertsOf(links, sourceTimeMs)],
+    alerts: [...alerts, ...vms.flatMap(vmAlerts), ...alertsOf(links, sourceTimeMs)],
     owner: null,
     policyRevision: 0,
     epoch:
@@ -141,6 +145,7 @@ export function sourceStatus(
       clockOffsetMs: link.clockOffsetMs ?? null,
       lastError: apiError(link.refusal),
     })),
+    ...(vms.length === 0 ? {} : { vms: vms.map(vmView) }),
     syncs: links.flatMap((link) =>
       link.syncs.map((sync) => ({
         id: `${link.target}/${sync.disk}`,

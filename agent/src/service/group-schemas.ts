@@ -77,6 +77,30 @@ export const diskStatusSchema = z.object({
     .describe('Only at the target'),
 });
 
+/** A VM whose disks the source agent attaches. */
+export const vmAttachmentSchema = z.object({
+  vm: z.string(),
+  uuid: z.string(),
+  hypervisor: nameSchema,
+  state: z
+    .enum(['searching', 'off', 'attaching', 'attached', 'waiting', 'refused', 'released', 'held-back'])
+    .describe('held-back: let go because the agent hung'),
+  releasedUntilMs: timeMsSchema.nullable(),
+  lastError: apiErrorSchema.nullable(),
+  disks: z.array(
+    z.object({
+      disk: nameSchema,
+      target: z.string(),
+      attached: z.boolean(),
+      sync: z.enum(['bitmap', 'compare']).nullable().describe('How the last attach knew what had been missed'),
+      returnsBy: z
+        .enum(['bitmap', 'compare'])
+        .describe('What a restart of the agent would read: what a bitmap marks, or all, compared by digests'),
+    }),
+  ),
+});
+export type VmAttachmentView = z.infer<typeof vmAttachmentSchema>;
+
 export const syncStatusSchema = progressSchema.extend({
   id: z.string(),
   kind: z.enum(['initial', 'bitmap', 'delta']),
@@ -115,6 +139,7 @@ export const groupStatusSchema = z.object({
   newestCheckpoint: checkpointSchema.nullable().describe('Newest durable and complete'),
   disks: z.array(diskStatusSchema),
   links: z.array(linkSchema),
+  vms: z.array(vmAttachmentSchema).optional().describe('Only at the source'),
   syncs: z.array(syncStatusSchema),
   journal: journalStatusSchema.nullable().describe('Only at the target'),
   views: z.array(viewStatusSchema),

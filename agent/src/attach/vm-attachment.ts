@@ -1,0 +1,314 @@
+/**
+ * Keeps the disks of one VM attached. One loop looks at what is and makes it what should be; events only wake it, so
+ * nothing depends on an event that was missed.
+ *
+ * | state | meaning |
+ * |---|---|
+ * | searching | not looked yet, or the hypervisor does not answer |
+ * | off | the VM does not run; attached as soon as it is started |
+ * | attaching | mirrors are being made |
+ * | attached | every disk's mirror is ready |
+ * | waiting | an attempt failed; again after a back-off |
+ * | refused | the VM or a disk cannot be captured as it is; looked at again now and then |
+ * | released | let go by a person, until a time |
+ * | held-back | let go because the agent hung; the guard's policy says when it may be attached |
+ */
+import type { SourceGroup } from '../capture/source-group.js';
+import type { Clock } from '../core/clock.js';
+import { isTidemarkError, TidemarkError, type ErrorCode } from '../core/errors.js';
+import type { EventSink } from '../core/events.js';
+import type { AttachVerdict } from '../guard/attach-policy.js';
+import type { Hypervisor, VmEvent } from '../hypervisor/hypervisor.js';
+import type { Monitor, MonitorEvent } from '../hypervisor/monitor.js';
+import { definitionHash } from '../stream/definitions.js';
+import type { AttachRecord } from './attach-record.js';
+import type { DiskAttachment } from './disk-attachment.js';
+import { blockJobs } from './mirror-job.js';
+
+export type VmAttachState =
+  'searching' | 'off' | 'attaching' | 'attached' | 'waiting' | 'refused' | 'released' | 'held-back';
+
+const attachedPollMs = 2000;
+const idlePollMs = 5000;
+const refusedPollMs = 30_000;
+const backOffMsMin = 500;
+const backOffMsMax = 30_000;
+/** Definition and sizes are looked at that often without an event. */
+const inspectMs = 30_000;
+
+export interface VmAttachmentOptions {
+  readonly group: SourceGroup;
+  readonly hypervisor: Hypervisor;
+  /** Name and UUID as the hypervisor said. */
+  readonly vm: { readonly name: string; readonly uuid: string };
+  readonly disks: readonly DiskAttachment[];
+  readonly record: AttachRecord;
+  readonly clock: Clock;
+  readonly events: EventSink;
+  readonly mayAttach: () => AttachVerdict;
+  /** Clients of a disk's capture export. */
+  readonly clientCount: (disk: DiskAttachment) => number;
+}
+
+export interface VmFailure {
+  readonly code: ErrorCode;
+  readonly message: string;
+  readonly sinceMs: number;
+}
+
+export class VmAttachment {
+  state: VmAttachState = 'searching';
+  failure: VmFailure | undefined;
+  private readonly o: VmAttachmentOptions;
+  private monitor: Monitor | undefined;
+  private wake = Promise.withResolvers<void>();
+  private running: Promise<void> | undefined;
+  private unwatch: (() => void) | undefined;
+  private closing = false;
+  private backOffMs = backOffMsMin;
+  private inspectAtMs = -Infinity;
+  private definition: string | undefined;
+
+  constructor(options: VmAttachmentOptions) {
+    this.o = options;
+  }
+
+  get vm(): { readonly name: string; readonly uuid: string } {
+    return this.o.vm;
+  }
+
+  get hypervisor(): Hypervisor {
+    return this.o.hypervisor;
+  }
+
+  get disks(): readonly DiskAttachment[] {
+    return this.o.disks;
+  }
+
+  get releasedUntilMs(): number | undefined {
+    return this.o.record.releasedUntilMs;
+  }
+
+  start(): void {
+    this.unwatch = this.o.hypervisor.watch((event) => this.heard(event));
+    this.running ??= this.run();
+  }
+
+  /** Looks again at once. */
+  kick(): void {
+    this.wake.resolve();
+  }
+
+  /** A client of a disk's capture export came or went. In the same turn as the last one's end. */
+  clientsChanged(disk: DiskAttachment, count: number): void {
+    if (count === 0) disk.lose('the connection to the capture export ended');
+    this.kick();
+  }
+
+  /** Lets go until then (wall clock); durable when it resolves. Undefined: attaches again now. */
+  async release(untilMs: number | undefined): Promise<void> {
+    await this.o.record.release(untilMs);
+    this.tell(untilMs === undefined ? 'vm-attach-asked' : 'vm-released', { untilMs });
+    this.backOffMs = backOffMsMin;
+    this.kick();
+  }
+
+  /** Takes the mirrors away in order; guests go on unprotected. Bitmaps stay. */
+  async close(): Promise<void> {
+    this.closing = true;
+    this.unwatch?.();
+    this.kick();
+    await this.running;
+    await this.letGo('the agent stops').catch(() => undefined);
+    this.dropMonitor();
+  }
+
+  private async run(): Promise<void> {
+    while (!this.closing) {
+      this.wake = Promise.withResolvers<void>();
+      const waitMs = await this.look();
+      if (this.closing) return;
+      const timer = this.o.clock.after(waitMs, () => this.kick());
+      await this.wake.promise;
+      timer.cancel();
+    }
+  }
+
+  /** Resolves with how long nothing has to be done. */
+  private async look(): Promise<number> {
+    try {
+      const waitMs = await this.converge();
+      if (this.state === 'attached') this.backOffMs = backOffMsMin;
+      this.failure = undefined;
+      return waitMs;
+    } catch (error) {
+      if (!(error instanceof TidemarkError)) throw error;
+      return this.failed(error);
+    }
+  }
+
+  private async converge(): Promise<number> {
+    const { record, clock, disks } = this.o;
+    const untilMs = record.releasedUntilMs;
+    if (untilMs !== undefined) {
+      const leftMs = untilMs - clock.wallMs();
+      if (leftMs > 0) {
+        await this.letGo('released by a person');
+        this.enter('released');
+        return Math.min(leftMs, refusedPollMs);
+      }
+      await record.release(undefined);
+      this.tell('vm-release-ended', {});
+    }
+    const verdict = this.o.mayAttach();
+    if (verdict.kind !== 'now') {
+      await this.letGo('the agent hung');
+      this.enter('held-back');
+      return verdict.kind === 'wait' ? verdict.waitMs : idlePollMs;
+    }
+    if (!(await this.isRunning())) {
+      this.vmGone();
+      this.enter('off');
+      return idlePollMs;
+    }
+    const monitor = await this.openMonitor();
+    await this.check(monitor);
+    if (disks.some(({ attached }) => !attached)) await this.attach(monitor);
+    for (const disk of disks) {
+      await disk.keepReader(monitor);
+      await disk.rotate(monitor);
+    }
+    await this.inspect();
+    this.enter('attached');
+    return attachedPollMs;
+  }
+
+  /** While all is attached the mirrors themselves say so. */
+  private async isRunning(): Promise<boolean> {
+    if (this.state === 'attached' && this.o.disks.every(({ attached }) => attached)) return true;
+    const vm = await this.o.hypervisor.findVm(this.o.vm.uuid).catch((error: unknown) => {
+      if (isTidemarkError(error, 'vm-unknown')) return this.o.hypervisor.findVm(this.o.vm.name);
+      throw error;
+    });
+    return vm.state !== 'off';
+  }
+
+  private async openMonitor(): Promise<Monitor> {
+    if (this.monitor !== undefined) return this.monitor;
+    const monitor = await this.o.hypervisor.monitor(this.o.vm);
+    this.monitor = monitor;
+    monitor.onEvent((event) => this.heardMonitor(event));
+    void monitor.closed.then(() => {
+      if (this.monitor === monitor) this.monitor = undefined;
+      this.kick();
+    });
+    return monitor;
+  }
+
+  /** What is not mirrored any more is lost, whatever was heard of it. */
+  private async check(monitor: Monitor): Promise<void> {
+    if (!this.o.disks.some(({ attached }) => attached)) return;
+    const jobs = await blockJobs(monitor);
+    for (const disk of this.o.disks) {
+      const job = jobs.find(({ device }) => device === disk.names.job);
+      if (job?.ready !== true) disk.lose('its mirror has ended');
+      else if (this.o.clientCount(disk) === 0) disk.lose('no connection to the capture export');
+    }
+  }
+
+  private async attach(monitor: Monitor): Promise<void> {
+    const { hypervisor, vm, disks } = this.o;
+    this.enter('attaching');
+    this.inspectAtMs = -Infinity;
+    await this.inspect();
+    for (const disk of disks) {
+      if (disk.attached) continue;
+      await disk.clear(monitor);
+      await disk.attach(monitor, await hypervisor.findNode(vm, disk.target, monitor));
+    }
+  }
+
+  /** Reads the definition again when it is time, or something was heard. Throws `vm-refused`. */
+  private async inspect(): Promise<void> {
+    const { clock, hypervisor, vm, disks, group } = this.o;
+    if (clock.monotonicMs() < this.inspectAtMs) return;
+    this.inspectAtMs = clock.monotonicMs() + inspectMs;
+    const definition = await hypervisor.readDefinition(
+      vm,
+      disks.map(({ target, name }) => ({ target, disk: name })),
+    );
+    const content = Buffer.from(JSON.stringify(definition));
+    const hash = definitionHash(content);
+    if (hash === this.definition) return;
+    this.definition = hash;
+    group.setDefinition(vm.name, { hash, content });
+  }
+
+  private async letGo(reason: string): Promise<void> {
+    const { disks } = this.o;
+    for (const disk of disks) disk.lose(reason);
+    if (!(await this.isRunning())) {
+      this.vmGone();
+      return;
+    }
+    const monitor = await this.openMonitor();
+    for (const disk of disks) await disk.detach(monitor, reason);
+    for (const disk of disks) await disk.stopReading(monitor);
+  }
+
+  private vmGone(): void {
+    for (const disk of this.o.disks) {
+      disk.lose('the VM does not run');
+      disk.forget();
+    }
+    this.dropMonitor();
+  }
+
+  private dropMonitor(): void {
+    const { monitor } = this;
+    this.monitor = undefined;
+    monitor?.close();
+  }
+
+  private heard({ vm, kind }: VmEvent): void {
+    if (vm !== undefined && vm !== this.o.vm.name) return;
+    // The mirror survives a reboot of the guest and a pause.
+    if (kind === 'started' || kind === 'stopped' || kind === 'crashed' || kind === 'migrated')
+      for (const disk of this.o.disks) disk.lose(`the VM ${kind}`);
+    if (vm !== undefined) this.tell(`vm-${kind}`, {});
+    this.inspectAtMs = -Infinity;
+    this.kick();
+  }
+
+  private heardMonitor({ name, data }: MonitorEvent): void {
+    if (name !== 'BLOCK_JOB_COMPLETED' && name !== 'BLOCK_JOB_CANCELLED' && name !== 'BLOCK_JOB_ERROR') return;
+    const disk = this.o.disks.find(({ names }) => names.job === data['device']);
+    disk?.lose(typeof data['error'] === 'string' ? data['error'] : `its mirror has ended (${name})`);
+    this.kick();
+  }
+
+  private failed(error: TidemarkError): number {
+    const { code, message } = error;
+    const refused = code === 'vm-refused' || code === 'disk-unknown' || code === 'vm-unknown';
+    const known = this.failure?.code === code && this.failure.message === message;
+    if (!known) {
+      this.failure = { code, message, sinceMs: this.o.clock.wallMs() };
+      this.tell('vm-attach-failed', { code, error: message });
+    }
+    this.enter(refused ? 'refused' : code === 'hypervisor-unreachable' ? 'searching' : 'waiting');
+    if (refused) return refusedPollMs;
+    const waitMs = this.backOffMs;
+    this.backOffMs = Math.min(backOffMsMax, this.backOffMs * 2);
+    return waitMs;
+  }
+
+  private enter(state: VmAttachState): void {
+    if (this.state === state) return;
+    this.state = state;
+    if (state === 'attached') this.tell('vm-attached', { disks: this.o.disks.length });
+  }
+
+  private tell(code: string, fields: Readonly<Record<string, unknown>>): void {
+    this.o.events.emit(code, { group: this.o.group.name, vm: this.o.vm.name, ...fields });
+  }
+}

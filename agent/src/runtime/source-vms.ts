@@ -1,0 +1,227 @@
+/** The VMs of source groups: which disks they bring into a group, and the attachments that keep these captured. */
+import { createHash } from 'node:crypto';
+import { AttachRecord } from '../attach/attach-record.js';
+import { DiskAttachment } from '../attach/disk-attachment.js';
+import { VmAttachment } from '../attach/vm-attachment.js';
+import { VmDiskReader } from '../attach/vm-disk-reader.js';
+import type { SourceGroup } from '../capture/source-group.js';
+import type { SourceGroupConfig, SourceVmConfig } from '../config/schema-groups.js';
+import type { HypervisorConfig } from '../config/schema-hypervisors.js';
+import type { Clock } from '../core/clock.js';
+import { TidemarkError } from '../core/errors.js';
+import type { EventSink } from '../core/events.js';
+import type { Random } from '../core/random.js';
+import type { Storage } from '../core/storage.js';
+import type { AttachVerdict } from '../guard/attach-policy.js';
+import type { Hypervisor, Vm, VmDisk } from '../hypervisor/hypervisor.js';
+import { openHypervisor } from '../hypervisor/open-hypervisor.js';
+
+export interface SourceVmsOptions {
+  readonly agent: string;
+  readonly hypervisors: readonly HypervisorConfig[];
+  readonly storage: Storage;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly events: EventSink;
+  /** Of attach records. */
+  readonly directory: string;
+  /** Where QEMU makes sockets, unless its hypervisor names another place. */
+  readonly socketDirectory: string;
+  /** Of the agent's own NBD server. */
+  readonly captureSocket: string;
+  readonly mayAttach: (group: string) => AttachVerdict;
+  /** A person attaches: earlier let-goes count no more. */
+  readonly attachAgain: (group: string) => Promise<void>;
+  readonly clientCount: (exportName: string) => number;
+}
+
+/** A disk of a VM on its way into a group. */
+export interface VmDiskPlan {
+  readonly name: string;
+  readonly sizeBytes: number;
+  readonly exportName: string;
+  readonly target: string;
+  readonly reader: VmDiskReader;
+  readonly vm: Pick<Vm, 'name' | 'uuid'>;
+  readonly hypervisor: Hypervisor;
+}
+
+interface Kept {
+  readonly group: string;
+  readonly attachment: VmAttachment;
+}
+
+export class SourceVms {
+  private readonly hypervisors: ReadonlyMap<string, { hypervisor: Hypervisor; socketDirectory: string }>;
+  private kept: readonly Kept[] = [];
+
+  constructor(private readonly options: SourceVmsOptions) {
+    this.hypervisors = new Map(
+      options.hypervisors.map((config) => [
+        config.name,
+        {
+          hypervisor: openHypervisor(config, options.clock),
+          socketDirectory: config.socketDirectory ?? options.socketDirectory,
+        },
+      ]),
+    );
+  }
+
+  /** The disks that the VMs of a group bring, as the hypervisor sees them now. Throws what names the VM or disk. */
+  async plan(config: SourceGroupConfig): Promise<VmDiskPlan[]> {
+    const plans: VmDiskPlan[] = [];
+    for (const selected of config.vms) {
+      const hypervisor = this.hypervisor(selected.hypervisor);
+      const vm = await hypervisor.findVm(selected.vm);
+      for (const disk of selectDisks(vm, selected)) {
+        const name = groupDiskName(vm.name, disk.target);
+        plans.push({
+          ...{ name, sizeBytes: disk.sizeBytes, target: disk.target, hypervisor },
+          exportName: `${config.name}/${name}`,
+          reader: new VmDiskReader(name),
+          vm: { name: vm.name, uuid: vm.uuid },
+        });
+      }
+    }
+    return plans;
+  }
+
+  /** Keeps the planned disks attached from now on; `firstIndex`: of the first of them in the group. */
+  async start(group: SourceGroup, plans: readonly VmDiskPlan[], firstIndex: number): Promise<void> {
+    const { options } = this;
+    const { clock, random, events, storage, directory } = options;
+    const vms = new Map(plans.map((plan) => [plan.vm.uuid, plan]));
+    for (const { vm, hypervisor } of vms.values()) {
+      const id = createHash('sha256').update(`${group.name}/${hypervisor.name}/${vm.uuid}`).digest('hex').slice(0, 12);
+      const record = new AttachRecord(storage, directory, `${id}.json`, `${group.name}/${vm.uuid}`);
+      await record.load();
+      const socketDirectory = this.hypervisors.get(hypervisor.name)?.socketDirectory ?? options.socketDirectory;
+      const shared = { group, record, clock, random, events, captureSocket: options.captureSocket };
+      const disks = plans.flatMap((plan, place) =>
+        plan.vm.uuid === vm.uuid
+          ? [
+              new DiskAttachment({
+                ...shared,
+                ...{ index: firstIndex + place, name: plan.name, target: plan.target, reader: plan.reader },
+                exportName: plan.exportName,
+                readerSocket: `${socketDirectory}/vm-${id}.sock`,
+              }),
+            ]
+          : [],
+      );
+      const attachment = new VmAttachment({
+        ...{ group, hypervisor, vm, disks, record, clock, events },
+        mayAttach: () => options.mayAttach(group.name),
+        clientCount: ({ name }) => options.clientCount(`${group.name}/${name}`),
+      });
+      this.kept = [...this.kept, { group: group.name, attachment }];
+      attachment.start();
+    }
+  }
+
+  /** For the capture exports: clients of a disk came or went. */
+  clientsChanged(group: string, disk: string, count: number): void {
+    for (const attachment of this.of(group)) {
+      const found = attachment.disks.find(({ name }) => name === disk);
+      if (found !== undefined) attachment.clientsChanged(found, count);
+    }
+  }
+
+  of(group: string): VmAttachment[] {
+    return this.kept.filter((each) => each.group === group).map(({ attachment }) => attachment);
+  }
+
+  /** Every VM of every hypervisor, or of one; with what could not be asked. */
+  async list(name?: string): Promise<{ hypervisor: Hypervisor; vms: Vm[]; failure: TidemarkError | undefined }[]> {
+    if (name !== undefined) this.hypervisor(name);
+    const chosen = [...this.hypervisors.values()].filter((each) => name === undefined || each.hypervisor.name === name);
+    return Promise.all(
+      chosen.map(async ({ hypervisor }) => {
+        try {
+          return { hypervisor, vms: await hypervisor.listVms(), failure: undefined };
+        } catch (error) {
+          if (!(error instanceof TidemarkError)) throw error;
+          return { hypervisor, vms: [], failure: error };
+        }
+      }),
+    );
+  }
+
+  /** Group and name of the disk that captures it; undefined: none. */
+  protectedAs(hypervisor: string, uuid: string, target: string): { group: string; disk: string } | undefined {
+    for (const { group, attachment } of this.kept) {
+      if (attachment.hypervisor.name !== hypervisor || attachment.vm.uuid !== uuid) continue;
+      const disk = attachment.disks.find((each) => each.target === target);
+      if (disk !== undefined) return { group, disk: disk.name };
+    }
+    return undefined;
+  }
+
+  /** Lets the VM go until then (wall clock), in every group that has it; durable. Throws `vm-unknown`. */
+  async release(vm: string, untilMs: number): Promise<VmAttachment[]> {
+    const found = this.find(vm);
+    for (const { attachment } of found) await attachment.release(untilMs);
+    return found.map(({ attachment }) => attachment);
+  }
+
+  /** Attaches now, whatever a person or the guard's policy said before. Throws `vm-unknown`. */
+  async attach(vm: string): Promise<VmAttachment[]> {
+    const found = this.find(vm);
+    for (const group of new Set(found.map((each) => each.group)))
+      if (this.options.mayAttach(group).kind !== 'now') await this.options.attachAgain(group);
+    for (const { attachment } of found) await attachment.release(undefined);
+    return found.map(({ attachment }) => attachment);
+  }
+
+  /** Takes all mirrors away in order. */
+  async close(): Promise<void> {
+    await Promise.all(this.kept.map(({ attachment }) => attachment.close()));
+    this.kept = [];
+  }
+
+  private find(vm: string): Kept[] {
+    const found = this.kept.filter(({ attachment }) => attachment.vm.name === vm || attachment.vm.uuid === vm);
+    if (found.length > 0) return found;
+    throw new TidemarkError('vm-unknown', `No source group of this agent has a VM ${vm}.`, { path: 'vm' });
+  }
+
+  /** The one object for it: QEMU's monitors serve one client. Throws `request-invalid`. */
+  hypervisor(name: string): Hypervisor {
+    const found = this.hypervisors.get(name)?.hypervisor;
+    if (found !== undefined) return found;
+    throw new TidemarkError('request-invalid', `No hypervisor ${name} is configured.`, { path: 'hypervisor' });
+  }
+}
+
+/** A group's name for a VM's disk: `VM-TARGET` in the letters that names may have. */
+export function groupDiskName(vm: string, target: string): string {
+  const text = `${vm}-${target}`.toLowerCase().replaceAll(/[^a-z0-9._-]+/g, '-');
+  return text.replace(/^[^a-z0-9]+/, '').slice(0, 63);
+}
+
+function selectDisks(vm: Vm, selected: SourceVmConfig): VmDisk[] {
+  const chosen =
+    selected.disks === undefined
+      ? vm.disks.filter(({ refusal }) => refusal === undefined)
+      : selected.disks.map((target) => findDisk(vm, target));
+  const first = chosen[0];
+  if (first === undefined)
+    throw new TidemarkError(
+      vm.state === 'off' ? 'illegal-state' : 'vm-refused',
+      `VM ${vm.name} has no disk that can be captured${vm.state === 'off' ? ' while it is off' : ''}.`,
+    );
+  for (const { target, refusal, sizeBytes } of chosen) {
+    if (refusal !== undefined)
+      throw new TidemarkError('vm-refused', `Disk ${target} of ${vm.name} cannot be captured: ${refusal}.`);
+    if (sizeBytes === 0)
+      throw new TidemarkError('illegal-state', `The size of ${target} of ${vm.name} is not known while it is off.`);
+  }
+  return chosen;
+}
+
+function findDisk(vm: Vm, target: string): VmDisk {
+  const found = vm.disks.find((disk) => disk.target === target);
+  if (found !== undefined) return found;
+  const known = vm.disks.map((disk) => disk.target).join(', ') || 'none';
+  throw new TidemarkError('disk-unknown', `VM ${vm.name} has no disk ${target}; it has: ${known}.`);
+}
