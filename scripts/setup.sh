@@ -14,6 +14,10 @@ system_packages=(
   nbdkit:nbdkit
   nbdinfo:libnbd-bin
   nbdcopy:libnbd-bin
+  nbdfuse:libnbd-bin
+  mkfs.xfs:xfsprogs
+  mkntfs:ntfs-3g
+  fuse2fs:fuse2fs
   fio:fio
   openssl:openssl
 )
@@ -26,7 +30,7 @@ say() { printf 'setup: %s\n' "$*" >&2; }
 install_system_packages() {
   local pair missing=() sudo=()
   for pair in "${system_packages[@]}"; do
-    command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+    PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
   done
   [ ${#missing[@]} -eq 0 ] && return
   mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)

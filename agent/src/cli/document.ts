@@ -25,5 +25,6 @@ export function cliReference(): string {
 
 function visit(command: Command, path: string, parts: string[]): void {
   parts.push(`### \`${path}\``, '', '```', command.helpInformation().trimEnd(), '```', '');
-  for (const child of command.commands) if (child.name() !== 'help') visit(child, `${path} ${child.name()}`, parts);
+  for (const child of command.createHelp().visibleCommands(command))
+    if (child.name() !== 'help') visit(child, `${path} ${child.name()}`, parts);
 }

@@ -5,8 +5,9 @@ import type { CliContext } from './command.js';
 import { addCheckpointCommands } from './commands/checkpoints.js';
 import { addDrillCommands } from './commands/drills.js';
 import { addExportCommand } from './commands/export.js';
-import { addLocalCommands } from './commands/local.js';
+import { addFilesCommands } from './commands/files.js';
 import { addHookCommand } from './commands/hook.js';
+import { addLocalCommands } from './commands/local.js';
 import { addOperationCommands } from './commands/operations.js';
 import { addStatusCommands } from './commands/status.js';
 import { addTransitionCommands } from './commands/transitions.js';
@@ -39,6 +40,7 @@ export function createProgram(context: CliContext): Command {
   addCheckpointCommands(program, context);
   addViewCommands(program, context);
   addExportCommand(program, context);
+  addFilesCommands(program, context);
   addTransitionCommands(program, context);
   addDrillCommands(program, context);
   addOperationCommands(program, context);

@@ -3,9 +3,9 @@
  * starts another when it died or does not answer. Without a guard everything goes on, with an alert.
  */
 import { spawn, type ChildProcess, type SendHandle } from 'node:child_process';
-import { isSea } from 'node:sea';
 import type { Clock, Timer } from '../core/clock.js';
 import type { EventSink } from '../core/events.js';
+import { ownCommand } from '../core/own-command.js';
 import type { GuardedConnection } from '../nbd/connection.js';
 import { reportMs, type ToAgent, type ToGuard } from './messages.js';
 
@@ -92,10 +92,8 @@ export class GuardKeeper {
 
   #startGuard(): void {
     const { letGoMs, directory, logFields, clock } = this.#o;
-    const { NODE_OPTIONS: _options, NOTIFY_SOCKET: _notify, ...env } = process.env;
-    const script = isSea() ? [] : [process.argv[1] ?? ''];
-    const stdio = ['ignore', 'ignore', 'inherit', 'ipc'] as const;
-    const child = spawn(process.execPath, [...script, 'agent', 'guard'], { stdio: [...stdio], env });
+    const { file, args, env } = ownCommand('agent', 'guard');
+    const child = spawn(file, args, { stdio: ['ignore', 'ignore', 'inherit', 'ipc'], env });
     this.#child = child;
     this.#startedMs = clock.monotonicMs();
     this.#unseenCount = 0;
