@@ -43,7 +43,7 @@ export class StampedDisk {
     private readonly random: SimRandom,
     counter: WallCounter,
   ) {
-    this.model = new DiskModel(name, sizeBytes, counter);
+    this.model = new DiskModel(name, 'guest', sizeBytes, counter);
   }
 
   start({ queueDepth = 8, pauseMs = 10 } = {}): void {

@@ -1,6 +1,7 @@
 /** What operators do meanwhile: views, pins, tags, failovers, rollbacks, a commit at the end, a cloned source. */
 import { isTidemarkError } from '../../agent/src/core/errors.js';
 import { NbdError } from '../../agent/src/nbd/backend.js';
+import { disksAt } from '../../agent/src/target/disk-set.js';
 import type { TargetGroup } from '../../agent/src/target/group.js';
 import type { OpenView } from '../../agent/src/target/views.js';
 import type { Payload } from '../../agent/src/nbd/payload.js';
@@ -40,6 +41,7 @@ export class Actions {
   start(): void {
     this.later(6000, 4000, () => this.next());
     this.later(12_000, 12_000, () => this.failoverAndBack());
+    this.later(5000, 8000, () => this.changeDisks());
     if (this.cluster.world.random.chance(0.3)) this.later(15_000, 20_000, () => this.zombie());
   }
 
@@ -93,6 +95,7 @@ export class Actions {
       () => this.tag(),
       () => this.tag(),
       () => this.pin(target),
+      () => this.forgetDisks(target),
     ]);
     this.track(target, act());
     this.later(500, 2500, () => this.next());
@@ -138,7 +141,7 @@ export class Actions {
     images: ReadonlyMap<number, Uint8Array>,
   ): ViewModel {
     const bytes = new Map<string, Uint8Array>();
-    for (const disk of group.context.manifest.state.disks.values()) {
+    for (const disk of disksAt(group.context.manifest.state, open.checkpoint.vector)) {
       const image = images.get(disk.index);
       if (image !== undefined) bytes.set(disk.name, image.slice());
     }
@@ -325,6 +328,53 @@ export class Actions {
     });
   }
 
+  /** Guests' disks are plugged in, grown, and taken away, whether their agent runs or not. */
+  private changeDisks(): void {
+    if (this.stopped) return;
+    const { world, sources, counts } = this.cluster;
+    const { random } = world;
+    const source = random.pick(sources);
+    const { spec, guest } = random.pick(source.live);
+    const dice = random.float();
+    if (dice < 0.5 && guest.bytes.length < 768 * 1024) {
+      const sizeBytes = guest.bytes.length + (1 + random.int(400)) * sectorBytes;
+      this.cluster.note(`action: ${spec.name} grows to ${sizeBytes}`);
+      source.growDisk(spec.name, sizeBytes);
+      counts.disksGrown++;
+    } else if (dice < 0.75 && source.live.length < 5) {
+      // A name that was used before may come again.
+      const name = `${source.agent}-new${random.int(3)}`;
+      if (source.live.every((disk) => disk.spec.name !== name)) {
+        const added = this.cluster.diskSpec(name, source.agent);
+        this.cluster.note(`action: ${name} of ${added.sizeBytes} is added`);
+        source.addDisk(added);
+        counts.disksAdded++;
+      }
+    } else if (source.live.length > 1) {
+      this.cluster.note(`action: ${spec.name} is removed`);
+      source.removeDisk(spec.name);
+      counts.disksRemoved++;
+    }
+    this.later(2000, 9000, () => this.changeDisks());
+  }
+
+  /** Disks that a source did not name when it started, because they left while it was dead. */
+  async forgetDisks(target: TargetHost): Promise<void> {
+    const { group } = target;
+    if (group === undefined) return;
+    for (const { name, missing } of [...group.context.manifest.state.disks.values()]) {
+      if (missing !== true) continue;
+      this.cluster.note(`action: ${name} is forgotten`);
+      try {
+        await group.forgetDisk(name);
+        this.cluster.counts.disksForgotten++;
+      } catch (error) {
+        // Its source has it again meanwhile.
+        if (!isTidemarkError(error, 'disk-unknown') && !isTidemarkError(error, 'illegal-state')) throw error;
+      }
+    }
+  }
+
   /** Fails over on one target, writes to the recovered disks, rolls back; each step is repeated until it is done. */
   private failoverAndBack(): void {
     if (this.stopped) return;
@@ -426,9 +476,10 @@ export class Actions {
     world.network.setTrusted(old.host.name, false);
     for (const pair of world.network.pairs(old.host.name)) world.network.cut(pair);
     this.later(800, 800, () => {
-      const clone = cluster.makeSource(`${old.agent}2`, old.agent, old.specs, names);
+      const specs = old.live.map(({ spec, guest }) => ({ ...spec, sizeBytes: guest.bytes.length }));
+      const clone = cluster.makeSource(`${old.agent}2`, old.agent, specs, names);
       cluster.aliases.set(`${old.agent}2`, old.agent);
-      for (const [index, disk] of clone.disks.entries()) disk.bytes.set(old.disks[index]!.bytes);
+      for (const [index, { guest }] of clone.live.entries()) guest.bytes.set(old.live[index]!.guest.bytes);
       clone.writeCount = old.writeCount;
       old.writeCount = 0;
       old.retire();

@@ -4,6 +4,7 @@ import type { SourceLink } from '../../agent/src/link/link.js';
 import { comparePositions, type Vector } from '../../agent/src/journal/position.js';
 import type { TargetGroup } from '../../agent/src/target/group.js';
 import type { Checkpoint } from '../../agent/src/target/manifest-records.js';
+import { disksAt } from '../../agent/src/target/disk-set.js';
 import { checkpointsToKeep } from '../../agent/src/target/retention.js';
 import { definitionsOf } from '../../agent/src/target/definitions.js';
 import { retentionOf } from '../../agent/src/target/settings.js';
@@ -101,7 +102,10 @@ export class Checks {
     // Thinned or promoted away while it was read.
     if (!group.checkpoints().some(({ id }) => id === checkpoint.id)) return false;
     const byName = new Map<string, { bytes: Uint8Array; agent: string }>();
-    for (const disk of group.context.manifest.state.disks.values()) {
+    const { state } = group.context.manifest;
+    const then = disksAt(state, checkpoint.vector);
+    if (then.some((disk) => state.disks.get(disk.index)?.sizeBytes !== disk.sizeBytes)) this.cluster.counts.oldDiskSets++;
+    for (const disk of then) {
       const bytes = images.get(disk.index);
       const agent = group.context.manifest.state.streams.get(disk.stream) ?? '';
       if (bytes !== undefined) byName.set(disk.name, { bytes, agent });
@@ -111,7 +115,7 @@ export class Checks {
       else if (process.alive)
         throw new Error(`${target.host.name}: checkpoint ${checkpoint.id} names a VM definition that is not there`);
     }
-    const wrong = this.cluster.model.check(checkpoint.id, byName);
+    const wrong = this.cluster.model.check(checkpoint.id, byName, checkpoint.complete);
     if (wrong !== undefined)
       throw new Error(`${target.host.name} at ${this.cluster.world.nowMs.toFixed(1)} ms: ${wrong}`);
     this.cluster.counts.checkpointsVerified++;
@@ -139,6 +143,9 @@ export class Checks {
       );
     for (const source of cluster.sources) source.running = false;
     await this.until('every link streams', streaming, 180_000);
+    // What an agent did not know that it had lost, when it started, a person gives up.
+    for (const target of cluster.targets) await world.drive(cluster.actions.forgetDisks(target), 60_000);
+    await this.until('every link streams again', streaming, 180_000);
     await this.until('guests are answered', () => cluster.sources.every((source) => !source.busy), 10_000);
     for (const target of cluster.targets) await this.lastCheckpoint(target);
     for (const target of cluster.targets) {
@@ -190,10 +197,12 @@ export class Checks {
     const checkpoint = found() as Checkpoint;
     await cluster.world.drive(this.verify(target, group, checkpoint), 60_000);
     const images = await cluster.world.drive(imagesOf(group, checkpoint), 60_000);
-    for (const disk of group.context.manifest.state.disks.values()) {
-      const source = cluster.sources.find(({ specs }) => specs.some(({ name }) => name === disk.name));
-      const index = source?.specs.findIndex(({ name }) => name === disk.name) ?? -1;
-      const guest = source?.disks[index];
+    const live = new Map(cluster.sources.flatMap((source) => source.live.map(({ spec, guest }) => [spec.name, guest])));
+    const there = disksAt(group.context.manifest.state, checkpoint.vector);
+    if (there.length !== live.size)
+      throw new Error(`${target.host.name}: ${there.length} disks at rest, the guests have ${live.size}`);
+    for (const disk of there) {
+      const guest = live.get(disk.name);
       if (guest === undefined || Buffer.compare(guest.bytes, images.get(disk.index) as Uint8Array) !== 0) {
         throw new Error(`${target.host.name}: ${disk.name} at rest differs from the guest's disk`);
       }

@@ -27,6 +27,11 @@ export const counterNames = [
   'poisonings',
   'zombies',
   'bitFlips',
+  'disksAdded',
+  'disksGrown',
+  'disksRemoved',
+  'disksForgotten',
+  'oldDiskSets',
 ] as const;
 export type CounterName = (typeof counterNames)[number];
 
@@ -56,6 +61,8 @@ export interface ClusterView {
   note(text: string): void;
   /** Throws what is broken. */
   raise(): void;
+  /** A disk that the agent's guests may get: new, in the model from now on. */
+  diskSpec(name: string, agent: string): SimDiskSpec;
   makeSource(host: string, agent: string, specs: readonly SimDiskSpec[], targets: readonly string[]): SourceHost;
 }
 
@@ -69,6 +76,7 @@ export interface ChecksView {
 }
 
 export interface ActionsView {
+  forgetDisks(target: TargetHost): Promise<void>;
   release(): Promise<void>;
   final(): Promise<void>;
 }

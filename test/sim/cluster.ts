@@ -56,9 +56,9 @@ export class Cluster implements ClusterView {
       backoffMsMax: 2000,
     };
     const specs = streams.map((stream, index) =>
-      this.diskSpecs(stream, streams.length === 1 ? 3 + random.int(2) : 2 - (index % 2)),
+      this.diskSpecs(stream, stream, streams.length === 1 ? 3 + random.int(2) : 2 - (index % 2)),
     );
-    if (streams.length > 1) specs[1]?.push(...this.diskSpecs('b2', 1));
+    if (streams.length > 1) specs[1]?.push(...this.diskSpecs('b2', 'b', 1));
     const declaration: GroupDeclaration = {
       name: this.groupName,
       streams,
@@ -164,17 +164,15 @@ export class Cluster implements ClusterView {
     return this.sources.reduce((sum, source) => sum + source.writeCount, 0);
   }
 
-  private diskSpecs(prefix: string, count: number): SimDiskSpec[] {
+  diskSpec(name: string, agent: string): SimDiskSpec {
     const { random } = this.world;
-    return Array.from({ length: count }, (_, index) => {
-      const spec: SimDiskSpec = {
-        name: `${prefix}-${index}`,
-        sizeBytes: (128 + random.int(320)) * KiB + (random.chance(0.5) ? 512 : 0),
-        kind: random.chance(0.7) ? 'mirror' : 'in-path',
-      };
-      this.model.addDisk(spec.name, spec.sizeBytes);
-      return spec;
-    });
+    const sizeBytes = (128 + random.int(320)) * KiB + (random.chance(0.5) ? 512 : 0);
+    const kind = random.chance(0.7) ? 'mirror' : 'in-path';
+    return { name, sizeBytes, kind, model: this.model.addDisk(name, agent, sizeBytes) };
+  }
+
+  private diskSpecs(prefix: string, agent: string, count: number): SimDiskSpec[] {
+    return Array.from({ length: count }, (_, index) => this.diskSpec(`${prefix}-${index}`, agent));
   }
 
   private sink(host: string, process: SimProcess): EventSink {

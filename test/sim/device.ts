@@ -4,7 +4,7 @@ import type { SimProcess } from './world/sim-host.js';
 import type { SimWorld } from './world/sim-world.js';
 
 export class GuestDisk {
-  readonly bytes: Uint8Array;
+  bytes: Uint8Array;
 
   constructor(
     private readonly world: SimWorld,
@@ -13,9 +13,17 @@ export class GuestDisk {
     this.bytes = new Uint8Array(sizeBytes);
   }
 
+  grow(sizeBytes: number): void {
+    const grown = new Uint8Array(sizeBytes);
+    grown.set(this.bytes);
+    this.bytes = grown;
+  }
+
   /** As an agent's process sees it; after its death nothing completes, and what was under way is done or not. */
   attach(process: SimProcess): BlockDevice {
-    const { bytes, world } = this;
+    // eslint-disable-next-line @typescript-eslint/no-this-alias -- read by a getter of the device.
+    const disk = this;
+    const { world } = this;
     const later = <T>(effect: () => T, slowMs = 0.2): Promise<T> =>
       new Promise((resolve) => {
         world.scheduler.after(0.02 + world.random.float() * slowMs, () => {
@@ -25,20 +33,22 @@ export class GuestDisk {
         });
       });
     return {
-      sizeBytes: bytes.length,
+      get sizeBytes() {
+        return disk.bytes.length;
+      },
       readOnly: false,
       minimumBlockBytes: 1,
       // The bytes are those of one moment of the read, which takes long enough for writes to overtake it.
       read: async (target, offsetBytes) => {
-        await later(() => target.set(bytes.subarray(offsetBytes, offsetBytes + target.length)), 6);
+        await later(() => target.set(disk.bytes.subarray(offsetBytes, offsetBytes + target.length)), 6);
         await later(() => undefined, 6);
       },
       write: (source, offsetBytes) => {
         const copy = source.slice();
-        return later(() => bytes.set(copy, offsetBytes));
+        return later(() => disk.bytes.set(copy, offsetBytes));
       },
-      zero: (offsetBytes, lengthBytes) => later(() => void bytes.fill(0, offsetBytes, offsetBytes + lengthBytes)),
-      trim: (offsetBytes, lengthBytes) => later(() => void bytes.fill(0, offsetBytes, offsetBytes + lengthBytes)),
+      zero: (offsetBytes, lengthBytes) => later(() => void disk.bytes.fill(0, offsetBytes, offsetBytes + lengthBytes)),
+      trim: (offsetBytes, lengthBytes) => later(() => void disk.bytes.fill(0, offsetBytes, offsetBytes + lengthBytes)),
       flush: () => later(() => undefined),
       close: () => Promise.resolve(),
     };

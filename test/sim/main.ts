@@ -33,6 +33,10 @@ const required: readonly CounterName[] = [
   'folds',
   'failovers',
   'rollbacks',
+  'disksAdded',
+  'disksGrown',
+  'disksRemoved',
+  'oldDiskSets',
 ];
 const batchSeeds = 10;
 

@@ -25,15 +25,46 @@ interface InFlight {
 export class DiskModel {
   /** Writes of each sector in the order they took effect. */
   private readonly history: ModelWrite[][];
+  /** When it joined the group and left it, and its sizes from when on. */
+  private readonly joined: number;
+  private left = Infinity;
+  private readonly sizes: { readonly since: number; readonly sizeBytes: number }[];
   /** By the stamp: many may stay for ever unacknowledged, after kills. */
   private readonly inFlight = new Map<number, Set<InFlight>>();
 
   constructor(
     readonly name: string,
-    readonly sizeBytes: number,
+    /** Of the source agent. */
+    readonly agent: string,
+    sizeBytes: number,
     private readonly counter: { now: number },
   ) {
+    this.joined = ++counter.now;
+    this.sizes = [{ since: this.joined, sizeBytes }];
     this.history = Array.from({ length: sizeBytes / sectorBytes }, () => [origin]);
+  }
+
+  get sizeBytes(): number {
+    return this.history.length * sectorBytes;
+  }
+
+  /** What is new is zeros. */
+  grow(sizeBytes: number): void {
+    this.sizes.push({ since: ++this.counter.now, sizeBytes });
+    while (this.sizeBytes < sizeBytes) this.history.push([origin]);
+  }
+
+  leave(): void {
+    this.left = ++this.counter.now;
+  }
+
+  /** True when it was in the group at that moment. */
+  isThere(at: number): boolean {
+    return this.joined < at && at < this.left;
+  }
+
+  sizeAt(at: number): number {
+    return this.sizes.findLast(({ since }) => since < at)?.sizeBytes ?? 0;
   }
 
   get sectorCount(): number {
@@ -70,7 +101,7 @@ export class DiskModel {
   newestIssueSeen(bytes: Uint8Array): number {
     let newest = 0;
     const words = wordsOf(bytes);
-    for (let sector = 0; sector < this.history.length; sector++) {
+    for (let sector = 0; sector * sectorBytes < bytes.length; sector++) {
       const id = words[(sector * sectorBytes) / 4] as number;
       if (id === 0) continue;
       const seen = this.candidates(sector, id).at(-1);
@@ -84,10 +115,9 @@ export class DiskModel {
    * none issued after it is, and every sector is whole. Returns what is wrong, undefined when nothing is.
    */
   check(bytes: Uint8Array, acknowledgedBy: number, issuedBy: number): string | undefined {
-    if (bytes.length !== this.sizeBytes) return `${this.name}: ${bytes.length} bytes instead of ${this.sizeBytes}`;
     const words = wordsOf(bytes);
     const wordCount = sectorBytes / 4;
-    for (let sector = 0; sector < this.history.length; sector++) {
+    for (let sector = 0; sector * sectorBytes < bytes.length; sector++) {
       const at = sector * wordCount;
       const id = words[at] as number;
       for (let word = 1; word < wordCount; word++) {
@@ -136,14 +166,14 @@ export function stampedBytes(id: number, lengthBytes: number): Uint8Array {
 /** All disks of a group, and the moments of its marks. */
 export class GroupModel {
   readonly counter = { now: 0 };
-  readonly disks = new Map<string, DiskModel>();
+  private readonly disks: DiskModel[] = [];
   /** Mark time by checkpoint id and source agent. */
   private readonly marks = new Map<string, Map<string, number>>();
   private nextId = 1;
 
-  addDisk(name: string, sizeBytes: number): DiskModel {
-    const disk = new DiskModel(name, sizeBytes, this.counter);
-    this.disks.set(name, disk);
+  addDisk(name: string, agent: string, sizeBytes: number): DiskModel {
+    const disk = new DiskModel(name, agent, sizeBytes, this.counter);
+    this.disks.push(disk);
     return disk;
   }
 
@@ -163,25 +193,36 @@ export class GroupModel {
   }
 
   /**
-   * Checks the images of a checkpoint: each disk against its agent's mark, and all against each other: a write that was
-   * acknowledged before another one, which is seen, was issued, must be seen too.
+   * Checks the images of a checkpoint: each disk against its agent's mark, its size then, and all against each other: a
+   * write that was acknowledged before another one, which is seen, was issued, must be seen too. A complete one has every
+   * disk that the group had at the mark.
    */
-  check(checkpoint: string, images: ReadonlyMap<string, { bytes: Uint8Array; agent: string }>): string | undefined {
-    let newestIssue = 0;
-    for (const [name, { bytes }] of images) newestIssue = Math.max(newestIssue, this.disk(name).newestIssueSeen(bytes));
+  check(
+    checkpoint: string,
+    images: ReadonlyMap<string, { bytes: Uint8Array; agent: string }>,
+    complete: boolean,
+  ): string | undefined {
+    const found = new Map<DiskModel, { bytes: Uint8Array; marked: number }>();
     for (const [name, { bytes, agent }] of images) {
       const marked = this.markOf(checkpoint, agent);
       if (marked === undefined) return `checkpoint ${checkpoint} is listed, but ${agent} never marked it`;
-      const wrong =
-        this.disk(name).check(bytes, marked, marked) ?? this.disk(name).check(bytes, newestIssue - 1, Infinity);
+      const disk = this.disks.find((each) => each.name === name && each.agent === agent && each.isThere(marked));
+      if (disk === undefined) return `checkpoint ${checkpoint} has ${name}, which was not in the group at ${marked}`;
+      if (bytes.length !== disk.sizeAt(marked))
+        return `checkpoint ${checkpoint}: ${name} has ${bytes.length} bytes instead of ${disk.sizeAt(marked)}`;
+      found.set(disk, { bytes, marked });
+    }
+    for (const disk of complete ? this.disks : []) {
+      const marked = this.markOf(checkpoint, disk.agent);
+      if (marked !== undefined && disk.isThere(marked) && !found.has(disk))
+        return `checkpoint ${checkpoint} is complete without ${disk.name}`;
+    }
+    let newestIssue = 0;
+    for (const [disk, { bytes }] of found) newestIssue = Math.max(newestIssue, disk.newestIssueSeen(bytes));
+    for (const [disk, { bytes, marked }] of found) {
+      const wrong = disk.check(bytes, marked, marked) ?? disk.check(bytes, newestIssue - 1, Infinity);
       if (wrong !== undefined) return `checkpoint ${checkpoint}: ${wrong}`;
     }
     return undefined;
-  }
-
-  disk(name: string): DiskModel {
-    const disk = this.disks.get(name);
-    if (disk === undefined) throw new Error(`the model has no disk ${name}`);
-    return disk;
   }
 }

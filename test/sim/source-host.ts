@@ -5,10 +5,11 @@ import { SourceGroup } from '../../agent/src/capture/source-group.js';
 import type { EventSink } from '../../agent/src/core/events.js';
 import { linkBounds, type LinkBounds } from '../../agent/src/link/environment.js';
 import type { ExportBackend } from '../../agent/src/nbd/backend.js';
+import type { BlockDevice } from '../../agent/src/nbd/block-device.js';
 import type { Payload } from '../../agent/src/nbd/payload.js';
 import { definitionHash } from '../../agent/src/stream/definitions.js';
 import { GuestDisk } from './device.js';
-import { sectorBytes, stampedBytes, type GroupModel } from './model.js';
+import { sectorBytes, stampedBytes, type DiskModel, type GroupModel } from './model.js';
 import { streamPort } from './target-host.js';
 import type { SimHost, SimProcess } from './world/sim-host.js';
 import type { SimRandom } from './world/sim-random.js';
@@ -18,6 +19,17 @@ export interface SimDiskSpec {
   readonly name: string;
   readonly sizeBytes: number;
   readonly kind: 'mirror' | 'in-path';
+  readonly model: DiskModel;
+}
+
+/** A disk of the guests, for ever at its place in the host's list. */
+interface Disk {
+  readonly spec: SimDiskSpec;
+  readonly guest: GuestDisk;
+  removed: boolean;
+  /** In the agent that runs: index in its group, and what its guest writes to. */
+  index: number;
+  backend: ExportBackend | undefined;
 }
 
 interface Pending {
@@ -45,15 +57,16 @@ class GuestPayload implements Payload {
 
 export class SourceHost {
   group: SourceGroup | undefined;
-  readonly disks: GuestDisk[];
+  private readonly disks: Disk[];
   writeCount = 0;
   /** False: the guests rest. */
   running = true;
   /** Hot set: most writes fall into so many sectors from the start of the disk; undefined: anywhere. */
   hotSectors: number | undefined;
+  private random: SimRandom | undefined;
+  private meanPauseMs: () => number = () => 0;
   /** Its guests moved away: it is never started again. */
   retired = false;
-  private exports: ExportBackend[] = [];
   private readonly pending = new Set<Pending>();
 
   constructor(
@@ -62,34 +75,46 @@ export class SourceHost {
     readonly groupName: string,
     /** Name in its certificate. */
     readonly agent: string,
-    readonly specs: readonly SimDiskSpec[],
+    specs: readonly SimDiskSpec[],
     private readonly targets: readonly string[],
     private readonly model: GroupModel,
     private readonly events: (host: string, process: SimProcess) => EventSink,
     private readonly bounds: Partial<LinkBounds>,
   ) {
-    this.disks = specs.map(({ sizeBytes }) => new GuestDisk(world, sizeBytes));
+    this.disks = specs.map((spec) => this.diskOf(spec));
     host.onDeath = () => this.died();
+  }
+
+  /** The disks of its guests now. */
+  get live(): readonly { readonly spec: SimDiskSpec; readonly guest: GuestDisk }[] {
+    return this.disks.filter(({ removed }) => !removed);
+  }
+
+  private diskOf(spec: SimDiskSpec): Disk {
+    return { spec, guest: new GuestDisk(this.world, spec.sizeBytes), removed: false, index: -1, backend: undefined };
   }
 
   start(): void {
     const process = this.host.start();
     const { clock, random, storage, dialer } = process;
-    const devices = this.disks.map((disk) => disk.attach(process));
     this.resolveInPath();
+    const live = this.disks.filter(({ removed }) => !removed);
+    const devices = live.map(({ guest }) => guest.attach(process));
     const events = this.events(this.host.name, process);
     const group = new SourceGroup({
       name: this.groupName,
       agent: this.agent,
-      disks: this.specs.map(({ name, sizeBytes }, index) => ({ name, sizeBytes, reader: devices[index] })),
+      disks: live.map(({ spec, guest }, index) => ({
+        name: spec.name,
+        sizeBytes: guest.bytes.length,
+        reader: devices[index],
+      })),
       clock,
       random,
       events,
     });
     this.group = group;
-    this.exports = this.specs.map(({ kind }, index) =>
-      kind === 'mirror' ? new MirrorExport(group, index) : new InPathExport(group, index, devices[index]!),
-    );
+    for (const [index, disk] of live.entries()) this.serve(group, disk, index, devices[index]!);
     this.redefine(process);
     for (const target of this.targets) {
       const link = group.addLink({
@@ -116,9 +141,46 @@ export class SourceHost {
     }
   }
 
+  private serve(group: SourceGroup, disk: Disk, index: number, device: BlockDevice): void {
+    const mirror = disk.spec.kind === 'mirror';
+    disk.index = index;
+    disk.backend = mirror ? new MirrorExport(group, index) : new InPathExport(group, index, device);
+  }
+
   /** Guests write until told to stop; called once. */
   startGuests(random: SimRandom, meanPauseMs: () => number): void {
-    for (const index of this.specs.keys()) this.guestLoop(index, random.fork(), meanPauseMs);
+    this.random = random;
+    this.meanPauseMs = meanPauseMs;
+    for (const index of this.disks.keys()) this.guestLoop(index, random.fork(), meanPauseMs);
+  }
+
+  /** A disk is plugged in while the guests run. */
+  addDisk(spec: SimDiskSpec): void {
+    const disk = this.diskOf(spec);
+    this.disks.push(disk);
+    const { process } = this.host;
+    if (process !== undefined && this.group !== undefined) {
+      const device = disk.guest.attach(process);
+      const index = this.group.addDisk({ name: spec.name, sizeBytes: spec.sizeBytes, reader: device });
+      this.serve(this.group, disk, index, device);
+    }
+    if (this.random !== undefined) this.guestLoop(this.disks.length - 1, this.random.fork(), this.meanPauseMs);
+  }
+
+  growDisk(name: string, sizeBytes: number): void {
+    const disk = this.disks.find(({ spec, removed }) => spec.name === name && !removed);
+    if (disk === undefined) return;
+    disk.spec.model.grow(sizeBytes);
+    disk.guest.grow(sizeBytes);
+    if (this.host.process !== undefined) this.group?.growDisk(disk.index, sizeBytes);
+  }
+
+  removeDisk(name: string): void {
+    const disk = this.disks.find(({ spec, removed }) => spec.name === name && !removed);
+    if (disk === undefined) return;
+    disk.removed = true;
+    disk.spec.model.leave();
+    if (this.host.process !== undefined) this.group?.removeDisk(disk.index);
   }
 
   /** A person changes the VM's hardware now and then: marks name the definition of their time. */
@@ -130,7 +192,7 @@ export class SourceHost {
         name: this.agent,
         uuid: '7a0e1c7e-55aa-4d6f-9b43-0c9a4be2a1f0',
         domainXml: `<domain><memory unit='MiB'>${memoryMiB}</memory></domain>`,
-        disks: this.specs.map(({ name }) => ({ target: name, disk: name })),
+        disks: this.live.map(({ spec }) => ({ target: spec.name, disk: spec.name })),
         files: [],
       }),
     );
@@ -153,7 +215,7 @@ export class SourceHost {
 
   private guestLoop(index: number, random: SimRandom, meanPauseMs: () => number): void {
     const step = (): void => {
-      if (this.retired) return;
+      if (this.retired || this.disks[index]!.removed) return;
       if (this.running) {
         const burst = random.chance(0.1) ? 1 + random.int(12) : 1;
         for (let count = 0; count < burst; count++) this.write(index, random);
@@ -164,10 +226,10 @@ export class SourceHost {
   }
 
   private write(index: number, random: SimRandom): void {
-    const spec = this.specs[index]!;
+    const { spec, guest } = this.disks[index]!;
     const alive = this.host.process !== undefined;
     if (spec.kind === 'in-path' && !alive) return;
-    const total = spec.sizeBytes / sectorBytes;
+    const total = guest.bytes.length / sectorBytes;
     const count = Math.min(total, 1 + (random.chance(0.05) ? random.int(160) : random.int(12)));
     const within = this.hotSectors !== undefined && random.chance(0.95) ? Math.min(this.hotSectors, total) : total;
     const first = random.int(Math.max(1, within - count));
@@ -179,13 +241,13 @@ export class SourceHost {
     const id = this.model.takeId();
     const offsetBytes = first * sectorBytes;
     const lengthBytes = count * sectorBytes;
-    const settle = this.model.disk(spec.name).issue(id, zero, offsetBytes, lengthBytes);
+    const settle = spec.model.issue(id, zero, offsetBytes, lengthBytes);
     const pending: Pending = { disk: index, first, count, id, zero, settle };
     this.pending.add(pending);
     const bytes = zero ? new Uint8Array(lengthBytes) : stampedBytes(id, lengthBytes);
     if (spec.kind === 'mirror') {
       // The hypervisor writes its own disk first.
-      this.disks[index]!.bytes.set(bytes, offsetBytes);
+      guest.bytes.set(bytes, offsetBytes);
       if (!alive) this.end(pending);
       else if (random.chance(0.7)) this.submit(index, pending, bytes, random);
       else this.world.scheduler.after(random.float() * 3, () => this.submitLater(index, pending, bytes, random));
@@ -201,7 +263,7 @@ export class SourceHost {
   }
 
   private submit(index: number, pending: Pending, bytes: Uint8Array, random: SimRandom): void {
-    const backend = this.exports[index]!;
+    const backend = this.disks[index]!.backend!;
     const offsetBytes = pending.first * sectorBytes;
     const payload = new GuestPayload(bytes);
     let answer: Promise<void> | undefined;
@@ -225,15 +287,16 @@ export class SourceHost {
   private died(): void {
     this.group = undefined;
     for (const pending of [...this.pending]) {
-      if (this.specs[pending.disk]!.kind === 'mirror') this.end(pending);
+      if (this.disks[pending.disk]!.spec.kind === 'mirror') this.end(pending);
     }
   }
 
   /** After a death the disk itself tells which of the unanswered in-path writes happened. */
   private resolveInPath(): void {
     for (const pending of [...this.pending]) {
-      if (this.specs[pending.disk]!.kind !== 'in-path') continue;
-      const { bytes } = this.disks[pending.disk]!;
+      const { spec, guest } = this.disks[pending.disk]!;
+      if (spec.kind !== 'in-path') continue;
+      const { bytes } = guest;
       const at = pending.first * sectorBytes;
       const word = new DataView(bytes.buffer).getUint32(at, true);
       const happened = pending.zero

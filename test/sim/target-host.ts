@@ -2,6 +2,7 @@
 import { isTidemarkError } from '../../agent/src/core/errors.js';
 import type { EventSink } from '../../agent/src/core/events.js';
 import type { Connection, Listener } from '../../agent/src/core/transport.js';
+import { disksAt } from '../../agent/src/target/disk-set.js';
 import { TargetGroup, type GroupDeclaration, type GroupOptions } from '../../agent/src/target/group.js';
 import type { Checkpoint } from '../../agent/src/target/manifest-records.js';
 import { TargetSession } from '../../agent/src/target/session.js';
@@ -112,7 +113,7 @@ export async function imagesOf(group: TargetGroup, checkpoint: Checkpoint): Prom
   const cut = await journal.cut(checkpoint.vector);
   try {
     const images = new Map<number, Uint8Array>();
-    for (const disk of manifest.state.disks.values()) {
+    for (const disk of disksAt(manifest.state, checkpoint.vector)) {
       if (checkpoint.disksMissing.includes(disk.index)) continue;
       const bytes = new Uint8Array(disk.sizeBytes);
       await replicas.readAt(cut, disk.index, bytes, 0);

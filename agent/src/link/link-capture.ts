@@ -217,7 +217,7 @@ export class LinkCapture implements SyncHost {
     for (let index = 0; index < disks.length; index++) {
       const disk = disks[index] as SyncDisk;
       if (disk.target === undefined) {
-        if (!disk.removed && disk.refused === undefined) unknown.push(disk);
+        if (!disk.removed && !disk.leftOut) unknown.push(disk);
         continue;
       }
       knownCount++;
@@ -318,10 +318,12 @@ export class LinkCapture implements SyncHost {
   }
 
   private refuse(disk: SyncDisk, { disksRefused }: Welcome): void {
-    const refused = disksRefused?.find(({ name }) => name === disk.name)?.reason;
+    const found = disksRefused?.find(({ name }) => name === disk.name);
+    const refused = found?.reason;
     if (refused !== undefined && refused !== disk.refused)
       this.options.emit('disk-refused', { disk: disk.name, reason: refused });
     disk.refused = refused;
+    disk.leftOut = found?.leftOut === true;
   }
 
   private syncWhole(index: number, disk: SyncDisk, kind: 'initial' | 'delta'): void {

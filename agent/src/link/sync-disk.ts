@@ -39,6 +39,8 @@ export class SyncDisk {
   removed = false;
   /** Why the target does not take the disk, or its size. */
   refused: string | undefined;
+  /** It does not for good: marks are complete without the disk. */
+  leftOut = false;
   /** Index at the target; undefined: the target has no such disk, nothing of it is captured. */
   target: number | undefined;
   scan: Scan | undefined;
@@ -106,6 +108,7 @@ export class SyncDisk {
     this.asked.clear();
     this.target = undefined;
     this.refused = undefined;
+    this.leftOut = false;
     this.totalBytes = 0;
   }
 }

@@ -102,7 +102,14 @@ export const welcomeSchema = z.strictObject({
   previous: z.strictObject({ incarnation: z.number().int().positive(), durableSequence: sequence }).optional(),
   /** Disks, or sizes of disks, that the target does not take; the others go on. */
   disksRefused: z
-    .array(z.strictObject({ name, reason: z.string().max(512) }))
+    .array(
+      z.strictObject({
+        name,
+        reason: z.string().max(512),
+        /** A person wants it so: checkpoints are complete without the disk. */
+        leftOut: z.boolean().optional(),
+      }),
+    )
     .max(256)
     .optional(),
   wallMs: z.number(),

@@ -8,7 +8,8 @@
  * | a disk has grown | taken up to `diskSizeMax`; beyond, the disk stays as it was and is missing from the checkpoints |
  * | a disk has shrunk | refused; missing from the checkpoints until it is large again or a person forgets it |
  * | a missing disk is there again | taken, as if it were new; compared with what is here |
- * | a new disk | taken when `newDisks` is accept or the disk was declared, up to `diskSizeMax`; refused, it is left out |
+ * | a new disk, `newDisks` is accept or it was declared | taken up to `diskSizeMax`; beyond, checkpoints are incomplete |
+ * | a new disk, `newDisks` is refuse | left out: checkpoints are complete without it, as a person said |
  * | a disk was removed | taken; earlier checkpoints keep it |
  * | a new start does not name a disk | missing from the checkpoints: a mistake in a configuration removes nothing |
  */
@@ -34,8 +35,9 @@ export const diskChangeSchema: z.ZodType<DiskChange> = z.discriminatedUnion('cha
 
 type Told = Pick<Welcome, 'disks' | 'disksRefused'>;
 type Asked = Hello['disks'][number];
+type Refused = NonNullable<Told['disksRefused']>[number];
 /** The answer for one disk: taken, or why not. */
-type Answer = Told['disks'][number] | string;
+type Answer = Told['disks'][number] | Refused;
 
 export class DiskChanges {
   private readonly changes = new Mutex();
@@ -51,20 +53,14 @@ export class DiskChanges {
       const start = resumed ? undefined : { incarnation, sequence: 0 };
       if (start !== undefined) await this.begin(stream, hello, start);
       const disks: Told['disks'] = [];
-      const disksRefused: NonNullable<Told['disksRefused']> = [];
+      const disksRefused: Refused[] = [];
       for (const asked of hello.disks) {
         const answer = start === undefined ? await this.resume(stream, asked) : await this.join(stream, asked, start);
-        if (typeof answer === 'string') {
-          disksRefused.push({ name: asked.name, reason: answer.slice(0, 512) });
-          this.emit('disk-refused', { disk: asked.name, reason: answer });
-          continue;
-        }
-        disks.push(answer);
-        if ((answer.sizeBytes ?? 0) >= asked.sizeBytes) continue;
-        const reason = this.tooLarge(asked);
-        disksRefused.push({ name: asked.name, reason });
-        this.emit('disk-refused', { disk: asked.name, reason });
+        if ('index' in answer) disks.push(answer);
+        else disksRefused.push(answer);
+        if ('index' in answer && (answer.sizeBytes ?? 0) < asked.sizeBytes) disksRefused.push(this.tooLarge(asked));
       }
+      for (const { name, reason } of disksRefused) this.emit('disk-refused', { disk: name, reason });
       return { disks, ...(disksRefused.length === 0 ? {} : { disksRefused }) };
     });
   }
@@ -168,7 +164,7 @@ export class DiskChanges {
 
   private async joinNew(stream: number, asked: Asked, start: Position): Promise<Answer> {
     const given = await this.reserve(stream, asked);
-    if (typeof given === 'string') return given;
+    if (!('index' in given)) return given;
     const { index, name } = given;
     await this.append({ type: 'disk', index, name, sizeBytes: asked.sizeBytes, stream, removed: false, since: start });
     this.emit('disk-add', { disk: name, index, sizeBytes: asked.sizeBytes });
@@ -191,21 +187,22 @@ export class DiskChanges {
     return { name, index, sync: 'initial', sizeBytes };
   }
 
-  private whyNotNew(stream: number, asked: Asked): string | undefined {
+  private whyNotNew(stream: number, asked: Asked): Refused | undefined {
     const { name, sizeBytes } = asked;
     const { settings, manifest } = this.context;
     const { disks, streams } = manifest.state;
     const other = this.find((disk) => disk.name === name && disk.stream !== stream);
-    if (other !== undefined) return `${streams.get(other.stream) ?? 'another source'} sends a disk of that name`;
+    if (other !== undefined) return { name, reason: `${streams.get(other.stream) ?? 'another source'} sends a disk of that name` };
     if (settings.newDisks === 'refuse' && !settings.declaredDisks.includes(name))
-      return 'newDisks is refuse and the disk is not declared';
+      return { name, reason: 'newDisks is refuse and the disk is not declared', leftOut: true };
     if (sizeBytes > settings.diskSizeMax) return this.tooLarge(asked);
-    if (sizeBytes === 0) return 'it has no bytes';
-    return disks.size < disksMax ? undefined : `the group has ${disksMax} disks`;
+    if (sizeBytes === 0) return { name, reason: 'it has no bytes' };
+    return disks.size < disksMax ? undefined : { name, reason: `the group has ${disksMax} disks` };
   }
 
-  private whyShrunk(known: GroupDisk, { sizeBytes }: Asked): string | undefined {
-    return sizeBytes < known.sizeBytes ? `it has ${sizeBytes} bytes, fewer than the ${known.sizeBytes} here` : undefined;
+  private whyShrunk(known: GroupDisk, { name, sizeBytes }: Asked): Refused | undefined {
+    if (sizeBytes >= known.sizeBytes) return undefined;
+    return { name, reason: `it has ${sizeBytes} bytes, fewer than the ${known.sizeBytes} here` };
   }
 
   /** The size that is taken: the source's, or the one before when that is out of bounds. */
@@ -213,8 +210,8 @@ export class DiskChanges {
     return sizeBytes <= this.context.settings.diskSizeMax ? sizeBytes : known.sizeBytes;
   }
 
-  private tooLarge({ sizeBytes }: Asked): string {
-    return `its ${sizeBytes} bytes are more than diskSizeMax ${this.context.settings.diskSizeMax}`;
+  private tooLarge({ name, sizeBytes }: Asked): Refused {
+    return { name, reason: `its ${sizeBytes} bytes are more than diskSizeMax ${this.context.settings.diskSizeMax}` };
   }
 
   /** Nothing of the disk can be in the journal or the image: the first sync goes to the image directly. */

@@ -409,6 +409,14 @@ export class TargetGroup implements SessionGroup {
     this.context.events.emit('settings-changed', { group: this.name, policyRevision: settings.policyRevision });
   }
 
+  /** Gives up a disk that its source does not send; earlier checkpoints keep it. Throws `disk-unknown`, `illegal-state`. */
+  async forgetDisk(name: string): Promise<void> {
+    const disk = [...this.context.manifest.state.disks.values()].find((each) => each.name === name);
+    await this.disks.forget(name);
+    // The source asks again: it may have a disk of that name which was refused because of this one.
+    if (disk !== undefined) this.sessions.get(disk.stream)?.close('shutting-down', 'The disks of the group changed.');
+  }
+
   /** Drains what is queued, stops timers, closes files. */
   async close(): Promise<void> {
     if (this.closed) return;
