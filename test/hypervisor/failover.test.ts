@@ -56,6 +56,41 @@ describe('live VMs on libvirt', () => {
     expect(await said()).not.toContain('E');
   }, 120_000);
 
+  test('a commit whose QEMU is killed behind the point of no return copies the rest, and starts it on its files', async () => {
+    await failover();
+    await counts();
+    const pid = rig.libvirt.qemuPid('count');
+    const commit = rig.run('commit', { kind: 'commit', arguments: {} });
+    await waitFor(
+      'past the point of no return',
+      async () => (await rig.target.client.group('shop')).state !== 'failed-over',
+      {
+        timeoutMs: 60_000,
+        everyMs: 2,
+      },
+    );
+    process.kill(pid, 'SIGKILL');
+    const done = await commit;
+    expect(done.state).toBe('succeeded');
+    for (const file of done.result?.['files'] as string[]) expect(await domain('--inactive')).toContain(file);
+    expect(await rig.target.client.views('shop')).toEqual([]);
+    await counts();
+    expect(await said()).not.toContain('E');
+  }, 120_000);
+
+  test('libvirtd dies while a commit mirrors: nothing was committed, and it can be asked for again', async () => {
+    await failover();
+    await counts();
+    await rig.libvirt.killDaemon();
+    const refused = rig.run('commit', { kind: 'commit', arguments: {} });
+    await expect(refused).rejects.toMatchObject({ code: expect.stringMatching(/^hypervisor-/) as string });
+    await rig.libvirt.startDaemon();
+    expect((await rig.target.client.group('shop')).state).toBe('failed-over');
+    const again = await rig.run('commit-2', { kind: 'commit', arguments: {} });
+    expect(again.state).toBe('succeeded');
+    await counts();
+  }, 120_000);
+
   test('commit moves the running VM onto files of its own, also after a kill', async () => {
     await failover();
     await counts();

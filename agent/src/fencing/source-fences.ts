@@ -10,7 +10,7 @@ import type { LinkStatus } from '../link/link-status.js';
 import type { GroupStatus } from '../service/group-schemas.js';
 import type { FencingDriver } from './fenced-vm.js';
 import type { FencePolicyOf, StaleGroup } from './stale-group.js';
-import { FenceRecords, type FenceRecord } from './fence-record.js';
+import type { FenceRecords, FenceRecord } from './fence-record.js';
 
 /** A VM may have been started, or a NIC plugged in. */
 const againMs = 10_000;
