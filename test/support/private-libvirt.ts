@@ -59,7 +59,11 @@ export class PrivateLibvirt implements AsyncDisposable {
     const binds = Object.entries(directories).map(
       ([own, parent]) => `mount --bind ${join(this.directory, own)} ${parent}/libvirt`,
     );
-    const script = ['mount --make-rprivate /', ...binds, `exec libvirtd --pid-file ${join(this.directory, 'libvirtd.pid')}`].join(' && ');
+    const script = [
+      'mount --make-rprivate /',
+      ...binds,
+      `exec libvirtd --pid-file ${join(this.directory, 'libvirtd.pid')}`,
+    ].join(' && ');
     const child = this.processes.start(this.name, 'unshare', ['--mount', 'sh', '-c', script]);
     this.#process = child;
     await waitFor(`${this.name} answers`, async () => {

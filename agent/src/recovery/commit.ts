@@ -29,6 +29,7 @@ interface CommitDisk {
 export async function checkCommit(room: Room, view: string): Promise<OperationResult> {
   const { group, vms } = room;
   const { storage, settings } = group.context;
+  await vms.driver.ping();
   const recovered = await vms.owned(({ purpose }) => purpose === 'live');
   if (recovered.length === 0)
     throw new TidemarkError('vm-unknown', `No recovered VM of group ${group.name} is on ${vms.driver.name}.`);
