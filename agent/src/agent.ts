@@ -11,6 +11,9 @@ import { startApiServer, type ApiServer } from './control/server.js';
 import { TidemarkError } from './core/errors.js';
 import { randomHex } from './core/ids.js';
 import { AttachPermits } from './guard/attach-permits.js';
+import { libvirtFencing, monitorFencing, type FencingDriver } from './fencing/fenced-vm.js';
+import { fencedDirectory, FenceRecords } from './fencing/fence-record.js';
+import { SourceFences } from './fencing/source-fences.js';
 import { GuardKeeper } from './guard/guard-keeper.js';
 import { Virsh } from './hypervisor/virsh.js';
 import { Throttle } from './link/throttle.js';
@@ -83,12 +86,14 @@ class Agent {
   private readonly guard: GuardKeeper;
   /** Whether the disks of a group may be attached, after let-goes. */
   private readonly permits: AttachPermits;
+  private readonly fences: SourceFences;
   /** Resolved when the NBD socket is served: no VM can be started before. */
   private readonly serving = Promise.withResolvers<void>();
   private nextPurgeMs = 0;
   private listener: TlsListener | undefined;
   private api: ApiServer | undefined;
   private stopUpkeep: (() => Promise<void>) | undefined;
+  private stopFences: (() => Promise<void>) | undefined;
 
   constructor(
     private config: AgentConfig,
@@ -170,7 +175,15 @@ class Agent {
       spoolBytes: buffers.spoolBytes,
       openDevice: (location, access) => openDevice(location, access, { clock: nodeClock, tls: () => this.tls }),
       addressOf: (peer) => this.config.peers.find(({ name }) => name === peer)?.address,
-      alertsOf: (group) => this.permits.alertsOf(group),
+      alertsOf: (group) => [...this.permits.alertsOf(group), ...this.fences.alertsOf(group)],
+    });
+    this.fences = new SourceFences({
+      records: new FenceRecords(storage, fencedDirectory(dataDirectory)),
+      clock: nodeClock,
+      events,
+      groups: () => this.staleGroups(),
+      policyOf: (name) => this.config.sourceGroups.find((group) => group.name === name)?.fencing ?? 'leave',
+      driver: (name) => this.fencingDriver(name),
     });
     this.slabs.onPressure = () => this.sources.relieve();
     this.health = new HealthChecks(this.sources, this.targets, storage, dataDirectory);
@@ -181,6 +194,7 @@ class Agent {
     await storage.makeDirectory(config.listen.nbd.socketDirectory);
     await this.keys.load();
     await this.permits.load();
+    await this.fences.load();
     this.takeKeyFiles(config);
     await this.targets.open();
     await this.targets.declareAll(config.targetGroups);
@@ -194,6 +208,7 @@ class Agent {
     this.api = await this.startApi(config.listen.api);
     await this.upkeep();
     this.stopUpkeep = every(nodeClock, upkeepMs, () => this.upkeep());
+    this.stopFences = every(nodeClock, upkeepMs, () => this.fences.round());
     this.options.onReload((after) => this.reload(after));
     this.health.started = true;
     this.options.onReady();
@@ -204,6 +219,7 @@ class Agent {
     this.health.started = false;
     await this.sources.drain(AbortSignal.timeout(this.config.drainSeconds * 1000));
     await this.stopUpkeep?.();
+    await this.stopFences?.();
     await this.api?.close();
     await this.listener?.close();
     await this.targets.close();
@@ -211,6 +227,23 @@ class Agent {
     this.guard.close();
     await this.catalogue.close();
     await this.compressor.close();
+  }
+
+  private staleGroups(): ReturnType<ConstructorParameters<typeof SourceFences>[0]['groups']> {
+    return this.sources.list().map(({ group }) => {
+      const { links, sourceTimeMs } = group.status;
+      const vms = this.config.sourceGroups.find(({ name }) => name === group.name)?.vms ?? [];
+      return { name: group.name, links, sourceTimeMs, vms: vms.map(({ vm, hypervisor }) => ({ vm, hypervisor })) };
+    });
+  }
+
+  private fencingDriver(name: string): FencingDriver {
+    const found = this.config.hypervisors.find((hypervisor) => hypervisor.name === name);
+    if (found === undefined)
+      throw new TidemarkError('config-invalid', `${name} is not in hypervisors.`, { path: 'hypervisors' });
+    const hypervisor = this.vms.hypervisor(name);
+    if (found.kind === 'qmp') return monitorFencing(hypervisor);
+    return libvirtFencing(hypervisor, new Virsh({ uri: found.uri }));
   }
 
   /** Throws `config-invalid` when the configuration has no libvirt of that name. */

@@ -1,5 +1,6 @@
 /** Source groups of the configuration: which disks are captured, and where they go. */
 import { z } from 'zod';
+import { fencingPolicySchema } from '../fencing/fence-record.js';
 import { diskSizeSchema, intervalSchema } from '../service/group-spec.js';
 import { addressSchema, nameSchema } from '../service/scalars.js';
 
@@ -80,6 +81,11 @@ export const sourceGroupSchema = z
       .max(256)
       .default([])
       .describe('VMs whose disks the agent attaches by itself; a disk of the group is named VM-TARGET, e.g. db-vda'),
+    fencing: fencingPolicySchema
+      .default('isolate')
+      .describe(
+        'What happens to the VMs here when a target was failed over. isolate: off their networks (QEMU by monitor: paused). stop: ended. leave: nothing',
+      ),
   })
   .superRefine((group, context) => {
     if (group.disks.length + group.vms.length === 0)
