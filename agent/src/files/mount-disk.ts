@@ -4,8 +4,7 @@
  * or act as a device, yet its structures are read by this host's kernel: browse what you would also attach.
  */
 import { spawn } from 'node:child_process';
-import { openSync, closeSync } from 'node:fs';
-import { stat } from 'node:fs/promises';
+import { open, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { nodeClock } from '../platform/node-clock.js';
 import { sleep } from '../core/clock.js';
@@ -38,13 +37,13 @@ export async function mountDisk(workplace: Workplace, options: MountOptions): Pr
 
 /** nbdfuse outlives this process: whoever tears down unmounts it, and it ends by that. */
 async function serveImage(image: string, uri: string): Promise<void> {
-  const said = openSync(join(dirname(dirname(image)), 'nbdfuse.log'), 'w');
-  const child = spawn('nbdfuse', [image, uri], { stdio: ['ignore', said, said], detached: true });
-  closeSync(said);
+  const said = await open(join(dirname(dirname(image)), 'nbdfuse.log'), 'w');
+  const child = spawn('nbdfuse', [image, uri], { stdio: ['ignore', said.fd, said.fd], detached: true });
   let ended: string | undefined;
   child.once('error', (error) => (ended = error.message));
   child.once('exit', (code, signal) => (ended = `ended with ${signal ?? code}`));
   child.unref();
+  await said.close();
   const endMs = nodeClock.monotonicMs() + nbdfuseMs;
   for (;;) {
     if ((await stat(image).catch(() => undefined)) !== undefined) return;
