@@ -281,6 +281,7 @@ class Agent {
       info: { site: config.site, name: config.agent, version: options.version, boot },
       peers: () => this.config.peers,
       sources,
+      vms: this.vms,
       targets,
       exports,
       catalogue,

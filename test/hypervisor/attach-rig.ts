@@ -90,6 +90,16 @@ export class AttachRig implements AsyncDisposable {
     await waitFor('the bitmaps are proven', proven);
   }
 
+  /** Jobs, nodes and exports of the agent in QEMU. Bitmaps may stay. */
+  async traces(): Promise<string[]> {
+    const { monitor } = this.qemu;
+    const jobs = (await monitor.execute('query-block-jobs')) as { device: string }[];
+    const nodes = (await monitor.execute('query-named-block-nodes', { flat: true })) as { 'node-name': string }[];
+    const exports = (await monitor.execute('query-block-exports')) as { id: string }[];
+    const names = [...jobs.map((job) => job.device), ...nodes.map((node) => node['node-name'])];
+    return [...names, ...exports.map(({ id }) => id)].filter((name) => name.startsWith('tidemark-'));
+  }
+
   /** Every disk of a checkpoint made now is byte for byte what the VM's disk holds. */
   async expectEqual(): Promise<void> {
     const { client } = this.target;

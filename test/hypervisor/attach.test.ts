@@ -53,6 +53,53 @@ describe('attach by QMP', () => {
   );
 
   test(
+    'a released VM is free, and attached again by itself; the release outlives a restart of the agent',
+    async () => {
+      await using rig = await AttachRig.start(twoDisks);
+      const { client } = rig.source;
+      const [released] = await client.releaseVm('db', { forSeconds: 600 });
+      expect(released?.releasedUntilMs).toBeGreaterThan(Date.now() + 500_000);
+      await waitFor('nothing of the agent is left in QEMU', async () => (await rig.traces()).length === 0);
+      await rig.source.stop();
+      await rig.source.start();
+      await waitFor('still released', async () => (await rig.status()).vms?.[0]?.state === 'released');
+      await rig.qemu.write('data', 0x46, 3 * MiB, 4096);
+      expect((await rig.status()).alerts.map(({ code }) => code)).toEqual(['vm-released']);
+      await client.releaseVm('db', { forSeconds: 1 });
+      const status = await rig.waitProtected();
+      expect(status.vms?.[0]?.releasedUntilMs).toBeNull();
+      await rig.expectEqual();
+      await expect(client.releaseVm('nope', { forSeconds: 1 })).rejects.toMatchObject({ code: 'vm-unknown' });
+
+      const { vms } = await client.vms();
+      expect(vms[0]?.disks.map(({ target, disk, refusal }) => [target, disk, refusal])).toEqual([
+        ['data', 'db-data', null],
+        ['log', 'db-log', null],
+      ]);
+    },
+    longMs,
+  );
+
+  test(
+    'a mirror that somebody cancels is made again; only what was written meanwhile is read',
+    async () => {
+      await using rig = await AttachRig.start(twoDisks);
+      const job = (await rig.qemu.jobs())[0]!.device;
+      await rig.qemu.monitor.execute('block-job-cancel', { device: job, force: true });
+      await rig.qemu.write('data', 0x47, 11 * MiB, 4096);
+      const lost = async (): Promise<boolean> =>
+        (await rig.source.client.events({})).events.some(({ code }) => code === 'disk-detached');
+      await waitFor('the loss is seen', lost);
+      const status = await rig.waitProtected();
+      expect(status.vms?.[0]?.disks.map(({ sync }) => sync)).toContain('bitmap');
+      await rig.expectEqual();
+      await rig.source.stop();
+      await waitFor('the agent took everything away', async () => (await rig.traces()).length === 0);
+    },
+    longMs,
+  );
+
+  test(
     'a VM that was started anew is compared whole, by digests',
     async () => {
       await using rig = await AttachRig.start(twoDisks);

@@ -7,6 +7,7 @@ import type { DeclareGroup, RemoveGroup } from '../../agent/src/service/group-sp
 import type { GroupStatus } from '../../agent/src/service/group-schemas.js';
 import type { Operation, OperationQuery, OperationRequest } from '../../agent/src/service/operation-schemas.js';
 import { isSameRequest } from '../../agent/src/service/same-request.js';
+import type { VmList } from '../../agent/src/service/vm-schemas.js';
 import type { ViewRequest, ViewStatus } from '../../agent/src/service/view-schemas.js';
 
 const startMs = Date.UTC(2026, 0, 1);
@@ -195,6 +196,21 @@ export class FakeService implements AgentService {
     const checkpoint = fakeCheckpoint(this.checkpointList.length, { kind: request.kind, label: request.label ?? null });
     this.checkpointList.push(checkpoint);
     return checkpoint;
+  }
+  async vms(): Promise<VmList> {
+    const disk = { sizeBytes: 1024 ** 3, format: 'raw', source: '/dev/vg/db', group: null, disk: null };
+    const disks = [
+      { ...disk, target: 'vda', refusal: null, group: 'shop', disk: 'db-vda' },
+      { ...disk, target: 'sda', refusal: 'shared with other VMs: writes of the others would be missed' },
+    ];
+    const uuid = '4dea22b3-1d52-d8f3-2516-782e98ab3fa0';
+    return { vms: [{ hypervisor: 'local', name: 'db', uuid, state: 'running', disks }], unreachable: [] };
+  }
+  async releaseVm(vm: string): Promise<never> {
+    throw new TidemarkError('vm-unknown', `No source group of this agent has a VM ${vm}.`, { path: 'vm' });
+  }
+  attachVm(vm: string): Promise<never> {
+    return this.releaseVm(vm);
   }
   async views(group?: string) {
     return this.viewList.filter((view) => group === undefined || view.group === group);

@@ -12,6 +12,7 @@ import { addOperationCommands } from './commands/operations.js';
 import { addStatusCommands } from './commands/status.js';
 import { addTransitionCommands } from './commands/transitions.js';
 import { addViewCommands } from './commands/views.js';
+import { addVmCommands } from './commands/vms.js';
 import { exitCodeOf, exitCodes, type ExitCode } from './exit-codes.js';
 import { columnCount, oneLine } from './format.js';
 import { coloursOf } from './terminal.js';
@@ -44,10 +45,7 @@ export function createProgram(context: CliContext): Command {
   addTransitionCommands(program, context);
   addDrillCommands(program, context);
   addOperationCommands(program, context);
-  const vm =
-    program.commands.find((command) => command.name() === 'vm') ??
-    program.command('vm').description('VMs of the hypervisors');
-  addHookCommand(vm, context);
+  addHookCommand(addVmCommands(program, context), context);
   addLocalCommands(program, context);
   return program;
 }

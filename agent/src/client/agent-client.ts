@@ -1,5 +1,5 @@
 /** Typed client of the control API. Every answer is checked by its schema; unknown properties are left out. */
-import type { z } from 'zod';
+import { z } from 'zod';
 import { TidemarkError } from '../core/errors.js';
 import {
   agentInfoSchema,
@@ -19,7 +19,12 @@ import {
   type CheckpointSelector,
 } from '../service/checkpoint-schemas.js';
 import { eventPageSchema, type EventPage } from '../service/event-schemas.js';
-import { groupStatusSchema, type GroupStatus } from '../service/group-schemas.js';
+import {
+  groupStatusSchema,
+  vmAttachmentSchema,
+  type GroupStatus,
+  type VmAttachmentView,
+} from '../service/group-schemas.js';
 import type { declareGroupSchema } from '../service/group-spec.js';
 import {
   operationPageSchema,
@@ -30,6 +35,7 @@ import {
 } from '../service/operation-schemas.js';
 import { formatSelector } from '../service/selector.js';
 import { viewStatusSchema, type viewRequestSchema, type ViewStatus } from '../service/view-schemas.js';
+import { vmListSchema, type ReleaseRequest, type VmList } from '../service/vm-schemas.js';
 import { Connection, type CallOptions, type ConnectionOptions } from './connection.js';
 
 /** The agent may hold a waiting request this long; clients ask again. */
@@ -37,6 +43,7 @@ const waitSeconds = 25;
 /** Making a checkpoint waits for the target; the agent itself gives up after 60 s. */
 const slowMs = 65_000;
 const segment = encodeURIComponent;
+const attachmentsSchema = z.object({ vms: z.array(vmAttachmentSchema) });
 type Query = NonNullable<CallOptions['query']>;
 
 export class AgentClient {
@@ -110,6 +117,20 @@ export class AgentClient {
       query: options,
       extraMs: slowMs,
     });
+  }
+
+  vms(hypervisor?: string): Promise<VmList> {
+    return this.#send('GET', '/v1/vms', vmListSchema, { query: { hypervisor }, extraMs: slowMs });
+  }
+
+  async releaseVm(vm: string, body: ReleaseRequest): Promise<VmAttachmentView[]> {
+    const answer = await this.#send('POST', `/v1/vms/${segment(vm)}/release`, attachmentsSchema, { body });
+    return answer.vms;
+  }
+
+  async attachVm(vm: string): Promise<VmAttachmentView[]> {
+    const answer = await this.#send('POST', `/v1/vms/${segment(vm)}/attach`, attachmentsSchema, {});
+    return answer.vms;
   }
 
   operations(

@@ -9,13 +9,15 @@ import {
 } from '../service/checkpoint-schemas.js';
 import { apiErrorSchema } from '../service/error-schema.js';
 import { eventPageSchema, eventSchema } from '../service/event-schemas.js';
-import { groupStatusSchema } from '../service/group-schemas.js';
+import { groupStatusSchema, vmAttachmentSchema } from '../service/group-schemas.js';
 import { declareGroupSchema, targetGroupSpecSchema } from '../service/group-spec.js';
 import { operationPageSchema, operationRequestSchema, operationSchema } from '../service/operation-schemas.js';
 import { viewRequestSchema, viewStatusSchema } from '../service/view-schemas.js';
+import { releaseRequestSchema, vmListSchema, vmSchema } from '../service/vm-schemas.js';
 import type { Route } from './route.js';
 import { peerListSchema } from './routes-agent.js';
 import { groupListSchema, viewListSchema } from './routes-group.js';
+import { vmAttachmentListSchema } from './routes-vm.js';
 import { plainRoutes, routes } from './routes.js';
 
 type Json = Record<string, unknown>;
@@ -41,10 +43,15 @@ const named: Readonly<Record<string, z.ZodType>> = {
   OperationRequest: operationRequestSchema,
   PeerList: peerListSchema,
   PeerStatus: peerStatusSchema,
+  ReleaseRequest: releaseRequestSchema,
   TargetGroupSpec: targetGroupSpecSchema,
   ViewList: viewListSchema,
   ViewRequest: viewRequestSchema,
   ViewStatus: viewStatusSchema,
+  Vm: vmSchema,
+  VmAttachment: vmAttachmentSchema,
+  VmAttachmentList: vmAttachmentListSchema,
+  VmList: vmListSchema,
 };
 
 const options = { io: 'input', target: 'draft-2020-12' } as const;

@@ -8,8 +8,9 @@ import { everyone, readers } from './route.js';
 import { agentRoutes } from './routes-agent.js';
 import { groupRoutes } from './routes-group.js';
 import { operationRoutes } from './routes-operation.js';
+import { vmRoutes } from './routes-vm.js';
 
-export const routes: readonly Route[] = [...agentRoutes, ...groupRoutes, ...operationRoutes];
+export const routes: readonly Route[] = [...agentRoutes, ...groupRoutes, ...operationRoutes, ...vmRoutes];
 
 /** Routes whose reply is not one JSON value of the API; handled in server.ts. All are GET. */
 export const plainRoutes: readonly { path: string; summary: string; contentType: string; roles: readonly Role[] }[] = [

@@ -12,7 +12,7 @@ import type {
 import type { EventRing } from '../service/event-ring.js';
 import type { EventPage, EventQuery } from '../service/event-schemas.js';
 import type { DeclareGroup, RemoveGroup } from '../service/group-spec.js';
-import type { GroupStatus } from '../service/group-schemas.js';
+import type { GroupStatus, VmAttachmentView } from '../service/group-schemas.js';
 import type {
   Expectation,
   Operation,
@@ -22,6 +22,7 @@ import type {
 } from '../service/operation-schemas.js';
 import type { AgentService, Caller } from '../service/service.js';
 import type { ViewRequest, ViewStatus } from '../service/view-schemas.js';
+import type { ReleaseRequest, VmList } from '../service/vm-schemas.js';
 import { resolveCheckpoint } from '../target/checkpoints.js';
 import type { TargetGroup } from '../target/group.js';
 import type { OperationRecord } from '../target/operations.js';
@@ -30,14 +31,17 @@ import type { ExportHost } from './exports.js';
 import { operationView } from './operation-view.js';
 import { SourceOperations } from './source-operations.js';
 import type { SourceSide } from './source-side.js';
+import type { SourceVms } from './source-vms.js';
 import type { TargetSide } from './target-side.js';
 import { targetCheckpoint, targetStatus, viewsOf, viewStatus } from './target-status.js';
+import { vmList, vmView } from './vm-status.js';
 
 export interface ServiceOptions {
   readonly clock: Clock;
   readonly info: Pick<AgentInfo, 'site' | 'name' | 'version' | 'boot'>;
   readonly peers: () => readonly { readonly name: string; readonly address?: string | undefined }[];
   readonly sources: SourceSide;
+  readonly vms: SourceVms;
   readonly targets: TargetSide;
   readonly exports: ExportHost;
   readonly catalogue: CatalogueSync;
@@ -103,6 +107,19 @@ export class Service implements AgentService {
     const source = this.options.sources.find(name);
     if (source !== undefined) return source.status();
     return targetStatus(this.options.targets.get(name), this.options.exports);
+  }
+
+  vms(hypervisor?: string): Promise<VmList> {
+    return vmList(this.options.vms, hypervisor);
+  }
+
+  async releaseVm(vm: string, { forSeconds }: ReleaseRequest): Promise<VmAttachmentView[]> {
+    const { vms, clock } = this.options;
+    return (await vms.release(vm, clock.wallMs() + forSeconds * 1000)).map(vmView);
+  }
+
+  async attachVm(vm: string): Promise<VmAttachmentView[]> {
+    return (await this.options.vms.attach(vm)).map(vmView);
   }
 
   async declareGroup(name: string, request: DeclareGroup): Promise<GroupStatus> {

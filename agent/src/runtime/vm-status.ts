@@ -1,7 +1,9 @@
 /** VMs of source groups as the API shows them. */
 import type { VmAttachment } from '../attach/vm-attachment.js';
-import { errorTable } from '../core/errors.js';
+import { errorTable, type ErrorCode } from '../core/errors.js';
 import type { GroupStatus, VmAttachmentView } from '../service/group-schemas.js';
+import type { VmList } from '../service/vm-schemas.js';
+import type { SourceVms } from './source-vms.js';
 
 export function vmView(attachment: VmAttachment): VmAttachmentView {
   const { vm, hypervisor, state, releasedUntilMs, failure, disks } = attachment;
@@ -11,10 +13,7 @@ export function vmView(attachment: VmAttachment): VmAttachmentView {
     hypervisor: hypervisor.name,
     state,
     releasedUntilMs: releasedUntilMs ?? null,
-    lastError:
-      failure === undefined
-        ? null
-        : { code: failure.code, message: failure.message, path: null, ...errorTable[failure.code] },
+    lastError: failure === undefined ? null : apiErrorOf(failure.code, failure.message),
     disks: disks.map(({ name, target, attached, lastSync, returnsBy }) => ({
       disk: name,
       target,
@@ -45,4 +44,27 @@ export function vmAlerts({ vm, failure, releasedUntilMs, state }: VmAttachment):
       sinceMs: 0,
     },
   ];
+}
+
+/** Asks the hypervisors (one, or all); one that does not answer is named, the others are listed. */
+export async function vmList(sources: SourceVms, name?: string): Promise<VmList> {
+  const lists = await sources.list(name);
+  return {
+    vms: lists.flatMap(({ hypervisor, vms }) =>
+      vms.map((vm) => ({
+        ...{ hypervisor: hypervisor.name, name: vm.name, uuid: vm.uuid, state: vm.state },
+        disks: vm.disks.map(({ target, sizeBytes, format, source, refusal }) => {
+          const { group = null, disk = null } = sources.protectedAs(hypervisor.name, vm.uuid, target) ?? {};
+          return { target, sizeBytes, format, source, refusal: refusal ?? null, group, disk };
+        }),
+      })),
+    ),
+    unreachable: lists.flatMap(({ hypervisor, failure }) =>
+      failure === undefined ? [] : [{ hypervisor: hypervisor.name, error: apiErrorOf(failure.code, failure.message) }],
+    ),
+  };
+}
+
+function apiErrorOf(code: ErrorCode, message: string): NonNullable<VmAttachmentView['lastError']> {
+  return { code, message, path: null, ...errorTable[code] };
 }

@@ -13,9 +13,10 @@ import type {
 } from './checkpoint-schemas.js';
 import type { EventPage, EventQuery } from './event-schemas.js';
 import type { DeclareGroup, RemoveGroup } from './group-spec.js';
-import type { GroupStatus } from './group-schemas.js';
+import type { GroupStatus, VmAttachmentView } from './group-schemas.js';
 import type { Operation, OperationPage, OperationQuery, OperationRequest } from './operation-schemas.js';
 import type { ViewRequest, ViewStatus } from './view-schemas.js';
+import type { ReleaseRequest, VmList } from './vm-schemas.js';
 
 /** Who asks, from the verified certificate. */
 export interface Caller {
@@ -50,6 +51,13 @@ export interface AgentService {
   openView(group: string, request: ViewRequest, caller: Caller): Promise<ViewStatus>;
   /** `view-busy` with clients unless `force`. An unknown view is not an error. */
   closeView(group: string, view: string, options: { force: boolean }, caller: Caller): Promise<void>;
+
+  /** Of one hypervisor, or of all, asked now. `request-invalid` for one that is not configured. */
+  vms(hypervisor?: string): Promise<VmList>;
+  /** Lets a VM go for a time; durable when it returns. `vm-unknown`. */
+  releaseVm(vm: string, request: ReleaseRequest, caller: Caller): Promise<VmAttachmentView[]>;
+  /** Attaches it now, whatever was asked or decided before. `vm-unknown`. */
+  attachVm(vm: string, caller: Caller): Promise<VmAttachmentView[]>;
 
   operations(query: OperationQuery): Promise<OperationPage>;
   /** Throws `operation-unknown`. */
