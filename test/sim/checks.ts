@@ -104,7 +104,8 @@ export class Checks {
     const byName = new Map<string, { bytes: Uint8Array; agent: string }>();
     const { state } = group.context.manifest;
     const then = disksAt(state, checkpoint.vector);
-    if (then.some((disk) => state.disks.get(disk.index)?.sizeBytes !== disk.sizeBytes)) this.cluster.counts.oldDiskSets++;
+    if (then.some((disk) => state.disks.get(disk.index)?.sizeBytes !== disk.sizeBytes))
+      this.cluster.counts.oldDiskSets++;
     for (const disk of then) {
       const bytes = images.get(disk.index);
       const agent = group.context.manifest.state.streams.get(disk.stream) ?? '';

@@ -142,7 +142,9 @@ export class PlainTarget {
     const resumed = hello.incarnation !== 0;
     if (resumed && (hello.incarnation !== this.incarnation || hello.nonce !== this.nonce)) {
       // Of a process that was killed, still on its way; a live link that is refused never settles.
-      connection.send(encodeJsonFrame(FrameType.refuse, { code: 'stale-incarnation', message: 'a newer start is known' }));
+      connection.send(
+        encodeJsonFrame(FrameType.refuse, { code: 'stale-incarnation', message: 'a newer start is known' }),
+      );
       connection.close('stale');
       return;
     }

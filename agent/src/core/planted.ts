@@ -23,6 +23,10 @@ export const plantedBugs = [
   'checkpoint-while-syncing',
   'failed-fsync-ignored',
   'sync-range-end-missing',
+  'checkpoint-with-disks-of-now',
+  'checkpoint-while-growing',
+  'growth-not-synced',
+  'disk-change-after-journal',
 ] as const;
 export type PlantedBug = (typeof plantedBugs)[number];
 

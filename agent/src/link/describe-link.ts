@@ -79,6 +79,9 @@ export function describeLink(link: LinkParts): LinkStatus {
     durableCheckpointMs: link.durableMark?.sourceTimeMs,
     durableCheckpointId: link.durableMark?.id,
     syncs: syncsOf(link),
+    disksRefused: link.disks.flatMap(({ name, refused }) =>
+      refused === undefined ? [] : [{ disk: name, reason: refused }],
+    ),
     counters: {
       retreats: taking.retreatCount,
       spilledBytes: stager.spilledBytes,

@@ -11,7 +11,13 @@
  * queue → bitmap when memory reaches its hard bound (the spool being full, slow or failing) or a fence stands;
  * bitmap → queue when the queue has drained: capture is on again first, then the sync range is opened.
  */
-import { RecordKind, type CheckpointKind, type CheckpointMark, type DiskChange, type SyncMark } from '../block/record.js';
+import {
+  RecordKind,
+  type CheckpointKind,
+  type CheckpointMark,
+  type DiskChange,
+  type SyncMark,
+} from '../block/record.js';
 import { recordPayloadBytesMax } from '../block/block.js';
 import { invariant } from '../core/invariant.js';
 import { isPlanted } from '../core/planted.js';
@@ -237,11 +243,20 @@ export class LinkCapture implements SyncHost {
     };
     const sequence = this.append(RecordKind.checkpoint, mark, 'data');
     const droppable = request.kind === 'crash' && request.barrier === undefined;
-    queue.seal(droppable ? 'crash' : 'hard', { id: mark.id, sourceTimeMs: timeMs, complete: missing.length + unknown.length === 0 });
+    queue.seal(droppable ? 'crash' : 'hard', {
+      id: mark.id,
+      sourceTimeMs: timeMs,
+      complete: missing.length + unknown.length === 0,
+    });
     this.recordsSinceMark = 0;
     // Not onChange: what that looks for may take longer than a mark is allowed to.
     this.options.onQueued();
-    return { id: mark.id, sequence, sourceTimeMs: timeMs, disksMissing: [...missing, ...unknown].map((disk) => disk.name) };
+    return {
+      id: mark.id,
+      sequence,
+      sourceTimeMs: timeMs,
+      disksMissing: [...missing, ...unknown].map((disk) => disk.name),
+    };
   }
 
   /** False: nothing happened since the last mark, and nobody would hear of a new one. */
@@ -251,7 +266,11 @@ export class LinkCapture implements SyncHost {
 
   isMissing(disk: number): boolean {
     const state = this.options.disks[disk];
-    return state?.open !== undefined || state?.isGrowing === true || this.options.isDetached(disk);
+    return (
+      state?.open !== undefined ||
+      (state?.isGrowing === true && !isPlanted('checkpoint-while-growing')) ||
+      this.options.isDetached(disk)
+    );
   }
 
   /** A new incarnation: capture is on from here, before the first read of the syncs that it begins with. */
@@ -294,7 +313,7 @@ export class LinkCapture implements SyncHost {
         const before = disk.sizeBytes;
         this.change({ change: 'grow', disk: disk.target, sizeBytes });
         disk.take(sizeBytes);
-        disk.dirty.mark(before, sizeBytes - before);
+        if (!isPlanted('growth-not-synced')) disk.dirty.mark(before, sizeBytes - before);
         if (this.mode === 'queue') this.runner.open(index, 'bitmap');
       }
     }

@@ -68,6 +68,8 @@ export interface LinkStatus {
   readonly durableCheckpointMs: number | undefined;
   readonly durableCheckpointId: string | undefined;
   readonly syncs: readonly SyncProgress[];
+  /** Disks, or sizes of disks, that the target does not take. */
+  readonly disksRefused: readonly { readonly disk: string; readonly reason: string }[];
   readonly counters: {
     readonly retreats: number;
     readonly spilledBytes: number;

@@ -44,6 +44,17 @@ export function groupPlans(group: TargetGroup, host: PlanHost): ReadonlyMap<stri
         steps: [],
       },
     ],
+    [
+      'forget-disk',
+      {
+        ...quick,
+        prepare: async (_context, args) => {
+          await group.forgetDisk(String(args['disk']));
+          return {};
+        },
+        steps: [],
+      },
+    ],
     ['verify', { ...quick, prepare: prepareVerify, steps: [{ name: 'read', run: (step) => verify(group, step) }] }],
     [
       'export',
@@ -94,9 +105,7 @@ async function verify(group: TargetGroup, step: StepContext): Promise<Record<str
     const damaged = await replicas.verify((done) => step.progress(before + done, totalBytes), step.signal);
     if (damaged.length > 0) {
       const names = new Map(disksKept(manifest.state).map(({ index, name }) => [index, name]));
-      const list = damaged
-        .slice(0, 5)
-        .map(({ disk, chunk }) => `${names.get(disk) ?? disk} chunk ${chunk}`);
+      const list = damaged.slice(0, 5).map(({ disk, chunk }) => `${names.get(disk) ?? disk} chunk ${chunk}`);
       throw new TidemarkError(
         'replica-mismatch',
         `${damaged.length} chunks of the replica do not match their digests: ${list.join(', ')}.`,

@@ -56,6 +56,13 @@ function alertsOf(links: readonly LinkStatus[], nowMs: number): GroupStatus['ale
         sinceMs: nowMs,
       });
     }
+    for (const { disk, reason } of link.disksRefused)
+      alerts.push({
+        code: 'disk-refused',
+        message: `${link.target} does not take disk ${disk}: ${reason}.`,
+        hint: errorTable['disk-refused'].hint,
+        sinceMs: nowMs,
+      });
     if (link.stage === 'bitmap') {
       const message = `${link.target}: no new checkpoint until the sync has ended (${link.lastRetreatReason ?? 'the buffer was full'}).`;
       alerts.push({
@@ -119,7 +126,7 @@ export function sourceStatus(
         index,
         sizeBytes: disk.sizeBytes,
         stream: group.agent,
-        state: syncing ? ('syncing' as const) : disk.attached ? ('attached' as const) : ('detached' as const),
+        state: disk.removed ? ('removed' as const) : syncing ? ('syncing' as const) : disk.attached ? ('attached' as const) : ('detached' as const),
         exportName,
         exportUri: exports.uri(exportName),
         replica: null,

@@ -22,6 +22,9 @@ export function settingsOf(
     scratchLimitBytes: history.scratchLimitBytes,
     rollbackKeepHours: history.rollbackKeepHours,
     failoverReserve: history.failoverReserve,
+    newDisks: spec.newDisks,
+    diskSizeMax: spec.diskSizeMax,
+    declaredDisks: spec.disks.map(({ name }) => name),
     recovery: spec.recovery ?? null,
     ...extra,
   });

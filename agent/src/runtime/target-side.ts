@@ -98,7 +98,7 @@ export class TargetSide {
     }
   }
 
-  /** Creates the group, or changes the settings of one that has the same disks and streams. */
+  /** Creates the group, or changes the settings of one that has the same streams. */
   declare(name: string, spec: TargetGroupSpec, owner: string | null): Promise<TargetGroup> {
     return this.changes.run(async () => {
       if (spec.recovery !== undefined) this.options.recovery.driver(spec.recovery.hypervisor);
@@ -246,19 +246,15 @@ export class TargetSide {
     if (owner !== null && knownOwner !== null && owner !== knownOwner) {
       throw new TidemarkError('group-exists', `Group ${group.name} belongs to ${knownOwner}.`, { path: 'owner' });
     }
-    const disks = [...state.disks.values()].map(({ name, sizeBytes, stream }) => ({
-      name,
-      sizeBytes,
-      stream: state.streams.get(stream),
-    }));
-    const declared = spec.disks.map(({ name, sizeBytes, stream }) => ({ name, sizeBytes, stream }));
-    if (
-      JSON.stringify(disks) !== JSON.stringify(declared) ||
-      JSON.stringify([...state.streams.values()]) !== JSON.stringify(spec.streams)
-    ) {
-      throw new TidemarkError('group-exists', `Group ${group.name} exists with other disks or streams.`, {
-        path: 'disks',
-      });
+    if (JSON.stringify([...state.streams.values()]) !== JSON.stringify(spec.streams))
+      throw new TidemarkError('group-exists', `Group ${group.name} exists with other streams.`, { path: 'streams' });
+    // The source adds, grows and removes disks: a declaration says which may come, and never takes one away.
+    for (const [index, { name, stream }] of spec.disks.entries()) {
+      const known = [...state.disks.values()].find((disk) => disk.name === name);
+      if (known !== undefined && state.streams.get(known.stream) !== stream)
+        throw new TidemarkError('group-exists', `Disk ${name} of ${group.name} is of another stream.`, {
+          path: `disks[${index}].stream`,
+        });
     }
     const settings = settingsOf(spec, { owner: owner ?? knownOwner, policyRevision });
     if (JSON.stringify(settings) === JSON.stringify(group.context.settings)) return;

@@ -98,6 +98,11 @@ function alertsOf(group: TargetGroup): GroupStatus['alerts'] {
     sinceMs: group.context.clock.wallMs(),
   });
   const alerts = [];
+  for (const { name, missing } of group.context.manifest.state.disks.values())
+    if (missing === true)
+      alerts.push(
+        alert('disk-missing', `The source does not send disk ${name}; no checkpoint is complete without it.`),
+      );
   if (group.upkeep.mustPause) alerts.push(alert('journal-full', 'The journal is at its limit; ingest is paused.'));
   for (const { view, record } of group.views.list()) {
     if (view.failed) alerts.push(alert('storage-io', `Scratch of view ${record.id} could not be made durable.`));
@@ -130,6 +135,7 @@ export async function targetStatus(group: TargetGroup, exports: ExportHost): Pro
     ...drills,
     'pin',
     'unpin',
+    'forget-disk',
     'verify',
     'export',
     'rebuild',

@@ -67,7 +67,20 @@ export const targetDiskSchema = z.strictObject({
 
 const targetGroupShape = z.strictObject({
   streams: z.array(nameSchema).min(1).max(64).describe('Source agents of the group, by certificate name'),
-  disks: z.array(targetDiskSchema).min(1).max(256),
+  disks: z
+    .array(targetDiskSchema)
+    .min(1)
+    .max(256)
+    .describe(
+      'Disks, with their sizes, when the group is created. Later the source grows, adds and removes disks; a declaration takes none away',
+    ),
+  newDisks: z
+    .enum(['accept', 'refuse'])
+    .default('accept')
+    .describe('What becomes of a disk that a source adds. refuse: only those in disks are taken, others are left out'),
+  diskSizeMax: sizeSchema
+    .default(64 * 1024 * GiB)
+    .describe('A source may grow a disk up to this; a larger one stays as it was and is missing from the checkpoints'),
   history: historySchema,
   checkpointIntervalSeconds: intervalSchema,
   recovery: recoverySpecSchema.optional().describe('How VMs come back here; without it a failover serves disks only'),

@@ -84,6 +84,8 @@ export const operationRequestSchema = z.discriminatedUnion('kind', [
   ),
   request('pin', z.strictObject({ pin: nameSchema, at: checkpointSelectorSchema, reason: z.string().min(1).max(256) })),
   request('unpin', z.strictObject({ pin: nameSchema })),
+  /** Gives up a disk that its source does not send any more; checkpoints that have it keep it. */
+  request('forget-disk', z.strictObject({ disk: nameSchema })),
   request(
     'verify',
     z.strictObject({

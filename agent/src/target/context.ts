@@ -6,7 +6,6 @@ import type { Random } from '../core/random.js';
 import type { Storage } from '../core/storage.js';
 import type { Journal } from '../journal/types.js';
 import type { DefinitionStore } from './definitions.js';
-import type { DiskChanges } from './disk-changes.js';
 import type { Checkpoint } from './manifest-records.js';
 import type { Manifest } from './manifest.js';
 import type { ReplicaSet } from './replica-set.js';
@@ -28,8 +27,6 @@ export interface GroupContext {
   readonly key: Uint8Array | undefined;
   /** VM definitions that checkpoints name. */
   readonly definitions: DefinitionStore;
-  /** The group's disks as they come, grow and go. */
-  readonly disks: DiskChanges;
   /**
    * Held while a checkpoint is chosen and its use made durable (pin, promotion, failover), so that they never cross.
    */

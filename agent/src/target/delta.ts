@@ -68,7 +68,8 @@ export class DeltaSync {
     const bits = new Uint8Array(Math.ceil(count / 8));
     // Digests do not wait for the blocks before them: what a growth that is on its way adds is needed.
     const known = Math.max(0, Math.min(count, Math.ceil(sizeBytes / digestChunkBytes) - firstChunk));
-    for (let index = known; index < count; index++) bits[index >> 3] = (bits[index >> 3] as number) | (1 << (index & 7));
+    for (let index = known; index < count; index++)
+      bits[index >> 3] = (bits[index >> 3] as number) | (1 << (index & 7));
     if (known === 0) return bits;
     const stored = await this.source.replicaDigests(disk, firstChunk, known);
     for (let index = 0; index < known; index++) {

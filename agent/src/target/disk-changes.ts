@@ -17,6 +17,7 @@ import { z } from 'zod';
 import type { DiskChange } from '../block/record.js';
 import { TidemarkError } from '../core/errors.js';
 import { Mutex } from '../core/mutex.js';
+import { isPlanted } from '../core/planted.js';
 import type { Position } from '../journal/position.js';
 import { digestChunkBytes, type Hello, type Welcome } from '../stream/messages.js';
 import type { GroupContext } from './context.js';
@@ -25,7 +26,11 @@ import type { DiskRecord, GroupDisk } from './manifest.js';
 
 const disksMax = 256;
 const diskIndex = z.number().int().nonnegative().max(65_535);
-const sizeBytes = z.number().int().positive().max(Number.MAX_SAFE_INTEGER - digestChunkBytes);
+const sizeBytes = z
+  .number()
+  .int()
+  .positive()
+  .max(Number.MAX_SAFE_INTEGER - digestChunkBytes);
 
 export const diskChangeSchema: z.ZodType<DiskChange> = z.discriminatedUnion('change', [
   z.strictObject({ change: z.literal('add'), disk: diskIndex, name: z.string().max(63), sizeBytes }),
@@ -78,22 +83,28 @@ export class DiskChanges {
       const again = known.find(({ since }) => isSame(since, position));
       const record = again ?? recordOf(newest, change, position);
       if (again === undefined) {
-        await this.append(record);
+        if (isPlanted('disk-change-after-journal')) this.context.clock.after(50, () => void this.append(record));
+        else await this.append(record);
         this.emit(`disk-${change.change}`, { disk: record.name, index: record.index, sizeBytes: record.sizeBytes });
       }
       if (!record.removed) await replicas.ensure(record);
     });
   }
 
-  /** A person gives up a disk that its source does not send any more. `illegal-state` while it does. */
+  /** A person gives up a disk that its source does not send any more. `illegal-state` while it does. Idempotent. */
   forget(name: string): Promise<void> {
     return this.changes.run(async () => {
       const disk = this.find((each) => each.name === name);
-      if (disk === undefined) throw new TidemarkError('disk-unknown', `Group ${this.context.name} has no disk ${name}.`);
+      if (disk === undefined) {
+        if (this.context.manifest.state.diskChanges.some((record) => record.name === name && record.removed)) return;
+        throw new TidemarkError('disk-unknown', `Group ${this.context.name} has no disk ${name}.`);
+      }
       if (disk.missing !== true)
         throw new TidemarkError('illegal-state', `The source still sends disk ${name}: remove it there.`);
       // From where on it was missing: the checkpoints since then are complete without it.
-      const { since } = this.context.manifest.state.diskChanges.findLast(({ index }) => index === disk.index) as DiskRecord;
+      const { since } = this.context.manifest.state.diskChanges.findLast(
+        ({ index }) => index === disk.index,
+      ) as DiskRecord;
       await this.record(disk, { removed: true, missing: undefined }, since);
       this.emit('disk-remove', { disk: name, index: disk.index });
     });
@@ -110,7 +121,8 @@ export class DiskChanges {
     const left = new Set(hello.disksRemoved);
     const named = new Set(hello.disks.map(({ name }) => name));
     for (const record of state.diskChanges.filter(({ pending }) => pending === true))
-      if (record.stream === stream && !named.has(record.name)) await this.append({ ...record, pending: undefined, removed: true });
+      if (record.stream === stream && !named.has(record.name))
+        await this.append({ ...record, pending: undefined, removed: true });
     for (const disk of [...state.disks.values()].filter((each) => each.stream === stream)) {
       const { name, index } = disk;
       if (left.has(name)) {
@@ -192,7 +204,8 @@ export class DiskChanges {
     const { settings, manifest } = this.context;
     const { disks, streams } = manifest.state;
     const other = this.find((disk) => disk.name === name && disk.stream !== stream);
-    if (other !== undefined) return { name, reason: `${streams.get(other.stream) ?? 'another source'} sends a disk of that name` };
+    if (other !== undefined)
+      return { name, reason: `${streams.get(other.stream) ?? 'another source'} sends a disk of that name` };
     if (settings.newDisks === 'refuse' && !settings.declaredDisks.includes(name))
       return { name, reason: 'newDisks is refuse and the disk is not declared', leftOut: true };
     if (sizeBytes > settings.diskSizeMax) return this.tooLarge(asked);

@@ -1,9 +1,14 @@
 /** Which disks a group has at a moment: pure, from what the manifest says. */
+import { isPlanted } from '../core/planted.js';
 import { isWithin, type Vector } from '../journal/position.js';
 import type { DiskRecord, GroupDisk, ManifestState } from './manifest.js';
 
 /** The disks, with their sizes, that belong to a checkpoint of that vector; by index. */
-export function disksAt({ diskChanges }: Pick<ManifestState, 'diskChanges'>, vector: Vector): GroupDisk[] {
+export function disksAt(
+  { diskChanges, disks }: Pick<ManifestState, 'diskChanges' | 'disks'>,
+  vector: Vector,
+): GroupDisk[] {
+  if (isPlanted('checkpoint-with-disks-of-now')) return [...disks.values()];
   const found = new Map<number, DiskRecord>();
   for (const record of diskChanges) if (holdsAt(record, vector)) found.set(record.index, record);
   return [...found.values()].filter(({ removed }) => !removed).sort((a, b) => a.index - b.index);

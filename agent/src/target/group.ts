@@ -78,8 +78,7 @@ export class TargetGroup implements SessionGroup {
   private closed = false;
   private failed = false;
   private cached:
-    | { readonly key: string; readonly diskChanges: readonly DiskRecord[]; readonly list: Checkpoint[] }
-    | undefined;
+    { readonly key: string; readonly diskChanges: readonly DiskRecord[]; readonly list: Checkpoint[] } | undefined;
 
   private constructor(
     readonly context: GroupContext,
@@ -89,12 +88,13 @@ export class TargetGroup implements SessionGroup {
     private readonly onFailed: (error: Error) => void,
   ) {
     const { manifest, journal, replicas, clock } = context;
-    const changeDisk: DiskChangeHandler = (...change) => context.disks.apply(...change);
+    const disks = new DiskChanges(context);
+    this.disks = disks;
+    const changeDisk: DiskChangeHandler = (...change) => disks.apply(...change);
     this.ingest = new Ingest(manifest, journal, replicas, changeDisk, () => this.balance());
     this.barrier = new BarrierCoordinator(clock);
     this.views = new ViewRegistry(context, viewListener);
-    this.upkeep = new Upkeep(context);
-    this.disks = new DiskChanges(context);
+    this.upkeep = new Upkeep(context, () => disks.sweep());
     this.machines = machines?.(this);
     const host = {
       views: this.views,
@@ -102,7 +102,11 @@ export class TargetGroup implements SessionGroup {
       fenceSources: (reason: string) => this.fence(reason),
       sourceConnected: () => this.sessions.size > 0,
     };
-    this.operations = new Operations(context, new Map([...transitionPlans(host), ...(this.machines?.plans ?? []), ...plans(this)]), context.lock);
+    this.operations = new Operations(
+      context,
+      new Map([...transitionPlans(host), ...(this.machines?.plans ?? []), ...plans(this)]),
+      context.lock,
+    );
     this.delta = {
       newestCut: () => this.newestCut(),
       diskSizeBytes: (disk) => manifest.state.disks.get(disk)?.sizeBytes,
@@ -207,9 +211,6 @@ export class TargetGroup implements SessionGroup {
       settings,
       key,
       definitions: new DefinitionStore({ storage, clock, random, directory, key }),
-      get disks(): DiskChanges {
-        return opened.disks;
-      },
       lock: new Mutex(),
       checkpoints: () => opened.checkpoints(),
       pinned: () => opened.pinned(),

@@ -117,7 +117,8 @@ function applyDisk(state: ManifestState, record: DiskRecord): void {
   const { index, since } = record;
   const sameMoment = (other: DiskRecord): boolean =>
     other.index === index &&
-    (other.pending === true || (other.since?.incarnation === since?.incarnation && other.since?.sequence === since?.sequence));
+    (other.pending === true ||
+      (other.since?.incarnation === since?.incarnation && other.since?.sequence === since?.sequence));
   state.diskChanges = [...state.diskChanges.filter((other) => !sameMoment(other)), record];
   if (record.removed || record.pending === true) state.disks.delete(index);
   else state.disks.set(index, record);
@@ -129,7 +130,9 @@ function prunedDisks({ diskChanges, promoted }: ManifestState): DiskRecord[] {
   const isPast = ({ since, stream, pending }: DiskRecord): boolean =>
     pending !== true && (since === undefined || isWithin(promoted.through, stream, since));
   return diskChanges.filter(
-    (record, at) => !isPast(record) || !diskChanges.some((later, index) => index > at && later.index === record.index && isPast(later)),
+    (record, at) =>
+      !isPast(record) ||
+      !diskChanges.some((later, index) => index > at && later.index === record.index && isPast(later)),
   );
 }
 
@@ -137,7 +140,8 @@ const lastSteps: ReadonlySet<string> = new Set(['done', 'failed', 'cancelled']);
 
 /** Records that add up to the state. */
 function snapshotOf(state: ManifestState): ManifestRecord[] {
-  const { group, diskChanges, streams, incarnations, epochs, promoting, promoted, barriers, pins, views, operations } = state;
+  const { group, diskChanges, streams, incarnations, epochs, promoting, promoted, barriers, pins, views, operations } =
+    state;
   return [
     { type: 'settings', settings: state.settings },
     ...[...streams].map(([index, name]) => ({ type: 'stream' as const, index, name })),

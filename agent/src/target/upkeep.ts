@@ -33,7 +33,11 @@ export class Upkeep {
   };
   private limited = false;
 
-  constructor(private readonly context: GroupContext) {}
+  /** `sweepDisks`: deletes images that no history needs any more. */
+  constructor(
+    private readonly context: GroupContext,
+    private readonly sweepDisks: () => Promise<void>,
+  ) {}
 
   /** True when the journal is at its limit and nothing more can be given up: ingest must wait. */
   get mustPause(): boolean {
@@ -51,7 +55,7 @@ export class Upkeep {
     const endedBeforeMs = context.clock.wallMs() - operationKeepMs;
     await context.manifest.compact(context.settings.manifestBytes, (id) => listed.has(id), endedBeforeMs);
     await context.definitions.sweep(context.checkpoints());
-    await context.disks.sweep();
+    await this.sweepDisks();
     for (let merges = 0; merges < mergesPerRound && (await context.journal.maintain()); merges++);
   }
 

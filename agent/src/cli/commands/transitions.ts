@@ -138,6 +138,14 @@ export function addTransitionCommands(program: Command, context: CliContext): vo
       .requiredOption('--pin <name>', 'name of the pin'),
     (name, options) => ({ kind: 'unpin', group: name, arguments: { pin: options.pin } }),
   );
+  operation<OperationOptions & { disk: string }>(
+    group
+      .command('forget-disk')
+      .argument('<group>')
+      .description('give up a disk that the source does not send any more; checkpoints that have it keep it')
+      .requiredOption('--disk <name>', 'the disk'),
+    (name, options) => ({ kind: 'forget-disk', group: name, arguments: { disk: options.disk } }),
+  );
   operation<OperationOptions & { disk?: string[] }>(
     group
       .command('sync')
