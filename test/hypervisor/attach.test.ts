@@ -105,6 +105,8 @@ describe('attach by QMP', () => {
       await using rig = await AttachRig.start(twoDisks);
       await rig.qemu.end();
       await waitFor('the VM is seen off', async () => (await rig.status()).vms?.[0]?.state === 'off');
+      // All that it ever wrote was captured: its last state is a complete checkpoint.
+      await rig.waitProtected();
       const offline = await GuestlessQemu.start(rig.lab.processes, rig.lab.directory, 'db2', rig.disks);
       await offline.write('data', 0x45, 7 * MiB, 4096);
       await offline.end();

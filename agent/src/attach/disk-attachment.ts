@@ -45,6 +45,9 @@ export interface DiskAttachmentOptions {
   readonly events: EventSink;
 }
 
+/** A job that ended before its VM is heard of within this time. */
+const settleMs = 1500;
+
 interface Rotation {
   readonly younger: string;
   /** By target: what it must make durable to hold all that was written before `younger` began. */
@@ -56,12 +59,17 @@ export class DiskAttachment {
   readonly target: string;
   readonly name: string;
   attached = false;
+  /** The VM is off and all that it ever wrote was captured: complete, although nothing is attached. */
+  quiet = false;
   /** Since the last attach: how it knew what was missed. */
   lastSync: 'bitmap' | 'compare' | undefined;
   private readonly o: DiskAttachmentOptions;
   private device: NbdBlockDevice | undefined;
   private nodeName = '';
   private base: string | undefined;
+  /** The mirror was not seen to end before its VM did. */
+  private endedWithVm = false;
+  private lostAtMs = 0;
   private rotation: Rotation | undefined;
   private nextRotationMs = 0;
 
@@ -70,6 +78,7 @@ export class DiskAttachment {
     this.name = options.name;
     this.target = options.target;
     this.names = diskNames(options.group.agent, options.group.name, options.name);
+    options.reader.onUnreadable = () => this.lose('a sync must read it, which needs the VM to run');
   }
 
   get index(): number {
@@ -87,10 +96,19 @@ export class DiskAttachment {
     return this.base !== undefined && links.every(({ target }) => covered[target] !== undefined) ? 'bitmap' : 'compare';
   }
 
-  /** The mirror is gone or not to be believed. In one turn; QEMU is not asked. */
-  lose(reason: string): void {
-    if (!this.attached) return;
+  /**
+   * The mirror is gone or not to be believed. In one turn; QEMU is not asked. `withVm`: maybe because the VM ended, which
+   * {@link settle} finds out; any other loss, also a later one, means that writes may have been missed.
+   */
+  lose(reason: string, { withVm = false } = {}): void {
+    if (!this.attached && !this.quiet) {
+      if (!withVm) this.endedWithVm = false;
+      return;
+    }
+    this.endedWithVm = withVm && this.attached;
+    this.lostAtMs = this.o.clock.monotonicMs();
     this.attached = false;
+    this.quiet = false;
     this.o.group.setAttached(this.o.index, false);
     this.closeReader();
     this.o.events.emit('disk-detached', { group: this.o.group.name, disk: this.name, reason });
@@ -102,6 +120,24 @@ export class DiskAttachment {
     this.rotation = undefined;
   }
 
+  /**
+   * The VM is off. A mirror that lived as long as the VM has seen its last write, so the disk counts as complete until
+   * the VM starts. `certain`: QEMU was heard to shut down before its mirrors; else words of an earlier end are waited for.
+   * Returns how long still.
+   */
+  settle(certain: boolean): number {
+    if (!this.endedWithVm) return 0;
+    const leftMs = certain ? 0 : this.lostAtMs + settleMs - this.o.clock.monotonicMs();
+    if (leftMs > 0) return leftMs;
+    this.endedWithVm = false;
+    const { group, index, events } = this.o;
+    if (group.status.links.some(({ syncs }) => syncs.some(({ disk }) => disk === this.name))) return 0;
+    this.quiet = true;
+    group.setAttached(index, true, { ranges: [], coversLink: () => false });
+    events.emit('disk-quiet', { group: group.name, disk: this.name });
+    return 0;
+  }
+
   /** `node`: what the guest's device stands on, without a mirror of ours above. Throws what QEMU refuses. */
   async attach(monitor: Monitor, node: SourceNode): Promise<void> {
     const { group, index, clock, captureSocket, exportName } = this.o;
@@ -111,6 +147,7 @@ export class DiskAttachment {
         `Disk ${this.name} has ${node.sizeBytes} bytes in its VM, the group knows ${this.sizeBytes}.`,
       );
     this.nodeName = node.nodeName;
+    this.endedWithVm = false;
     try {
       await startMirror(monitor, clock, this.names, node.nodeName, { socketPath: captureSocket, exportName });
       const missed = await this.turnOver(monitor);

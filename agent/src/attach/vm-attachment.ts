@@ -68,6 +68,8 @@ export class VmAttachment {
   private backOffMs = backOffMsMin;
   private inspectAtMs = -Infinity;
   private definition: string | undefined;
+  /** QEMU said that the VM shuts down, before anything was heard of its mirrors. */
+  private shutdownSeen = false;
 
   constructor(options: VmAttachmentOptions) {
     this.o = options;
@@ -101,7 +103,7 @@ export class VmAttachment {
 
   /** A client of a disk's capture export came or went. In the same turn as the last one's end. */
   clientsChanged(disk: DiskAttachment, count: number): void {
-    if (count === 0) disk.lose('the connection to the capture export ended');
+    if (count === 0) disk.lose('the connection to the capture export ended', { withVm: true });
     this.kick();
   }
 
@@ -169,8 +171,10 @@ export class VmAttachment {
     if (!(await this.isRunning())) {
       this.vmGone();
       this.enter('off');
-      return idlePollMs;
+      const waitMs = Math.max(0, ...disks.map((disk) => disk.settle(this.shutdownSeen)));
+      return waitMs > 0 ? waitMs : idlePollMs;
     }
+    for (const disk of disks) if (disk.quiet) disk.lose('the VM runs');
     const monitor = await this.openMonitor();
     await this.check(monitor);
     if (disks.some(({ attached }) => !attached)) await this.attach(monitor);
@@ -219,6 +223,7 @@ export class VmAttachment {
   private async attach(monitor: Monitor): Promise<void> {
     const { hypervisor, vm, disks } = this.o;
     this.enter('attaching');
+    this.shutdownSeen = false;
     this.inspectAtMs = -Infinity;
     await this.inspect();
     for (const disk of disks) {
@@ -258,7 +263,7 @@ export class VmAttachment {
 
   private vmGone(): void {
     for (const disk of this.o.disks) {
-      disk.lose('the VM does not run');
+      if (disk.attached) disk.lose('the VM does not run', { withVm: true });
       disk.forget();
     }
     this.dropMonitor();
@@ -273,17 +278,22 @@ export class VmAttachment {
   private heard({ vm, kind }: VmEvent): void {
     if (vm !== undefined && vm !== this.o.vm.name) return;
     // The mirror survives a reboot of the guest and a pause.
-    if (kind === 'started' || kind === 'stopped' || kind === 'crashed' || kind === 'migrated')
-      for (const disk of this.o.disks) disk.lose(`the VM ${kind}`);
+    if (kind === 'started' || kind === 'migrated') for (const disk of this.o.disks) disk.lose(`the VM ${kind}`);
+    if (kind === 'stopped' || kind === 'crashed')
+      for (const disk of this.o.disks) disk.lose(`the VM ${kind}`, { withVm: true });
     if (vm !== undefined) this.tell(`vm-${kind}`, {});
     this.inspectAtMs = -Infinity;
     this.kick();
   }
 
   private heardMonitor({ name, data }: MonitorEvent): void {
+    // Words of jobs that end after it are of QEMU closing its disks. A guest that goes on after all takes it back.
+    if (name === 'SHUTDOWN') this.shutdownSeen = true;
+    if (name === 'RESET' || name === 'RESUME') this.shutdownSeen = false;
     if (name !== 'BLOCK_JOB_COMPLETED' && name !== 'BLOCK_JOB_CANCELLED' && name !== 'BLOCK_JOB_ERROR') return;
     const disk = this.o.disks.find(({ names }) => names.job === data['device']);
-    disk?.lose(typeof data['error'] === 'string' ? data['error'] : `its mirror has ended (${name})`);
+    const reason = typeof data['error'] === 'string' ? data['error'] : `its mirror has ended (${name})`;
+    disk?.lose(reason, { withVm: this.shutdownSeen });
     this.kick();
   }
 

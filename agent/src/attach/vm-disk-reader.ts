@@ -7,6 +7,9 @@ import type { BlockDevice } from '../nbd/block-device.js';
 export class VmDiskReader implements DiskReader {
   private device: BlockDevice | undefined;
 
+  /** Told when a sync wants to read what cannot be read. */
+  onUnreadable: (() => void) | undefined;
+
   constructor(private readonly name: string) {}
 
   use(device: BlockDevice | undefined): void {
@@ -26,6 +29,7 @@ export class VmDiskReader implements DiskReader {
 
   private present(): BlockDevice {
     if (this.device !== undefined) return this.device;
+    this.onUnreadable?.();
     throw new TidemarkError('sync-unavailable', `Disk ${this.name} is not attached: its VM cannot be read now.`);
   }
 }
