@@ -1,8 +1,33 @@
 import { existsSync, openSync, readFileSync, readSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
-import type { Operation } from '../../agent/src/service/operation-schemas.js';
+import type { Operation, OperationRequest } from '../../agent/src/service/operation-schemas.js';
 import { waitFor } from '../support/wait.js';
 import { startRecoveryRig, vmUuid, type RecoveryRig } from './recovery-rig.js';
+
+describe('an uncommitted failover', () => {
+  test('is rolled back by its policy, and a kill in the middle of the boot loses nothing', async () => {
+    await using rig = await startRecoveryRig({ recovery: { uncommittedHours: 0.005, afterwards: 'rollback' } });
+    await rig.target.client.startOperation('killed', {
+      ...{ kind: 'failover', group: 'shop' },
+      arguments: { at: { by: 'latest' }, sourceMayBeAlive: true },
+    } as OperationRequest);
+    await waitFor('the VM is there', async () => (await rig.libvirt.list('--all')).length > 0, { everyMs: 5 });
+    await rig.target.kill();
+    await rig.target.start();
+    const done = await rig.target.client.waitOperation('killed', () => undefined, AbortSignal.timeout(60_000));
+    expect(done.state).toBe('succeeded');
+    expect(await rig.libvirt.list()).toEqual(['count']);
+    await rig.libvirt.virsh.run(['destroy', 'count']);
+    const boot = await rig.run('boot', { kind: 'boot', arguments: {} });
+    expect(boot).toMatchObject({ state: 'succeeded', result: { boots: [{ vm: 'count' }] } });
+    await waitFor('the policy', async () => (await rig.target.client.group('shop')).state !== 'failed-over', {
+      timeoutMs: 60_000,
+    });
+    await waitFor('the VM is gone', async () => (await rig.libvirt.list('--all')).length === 0);
+    const [first] = (await rig.target.client.operations({ kind: 'rollback' })).operations;
+    expect(first).toMatchObject({ drivenBy: 'policy', state: 'succeeded' });
+  }, 180_000);
+});
 
 describe('live VMs on libvirt', () => {
   let rig: RecoveryRig;

@@ -2,6 +2,7 @@
  * The live VMs of a group: booted by a failover, gone by a rollback, made permanent by a commit, looked after in between.
  *
  * failover: → `defined` → `booting` (the first wave is started) → `booted` (all waves, ready) → `ready` (or it failed).
+ * boot: the steps of the failover again, for what does not run or was not ready.
  * rollback: → `stopped` (no VM is left on the view).
  */
 import { TidemarkError } from '../core/errors.js';
@@ -18,6 +19,8 @@ import { viewDisks } from './view-disks.js';
 import type { BootReport, VmPlan } from './vm-set.js';
 
 const tendMs = 2000;
+/** Of the id of a failover's view; the operation's id follows. */
+const productionPrefix = 'production-';
 
 export class LiveMachines implements GroupMachines {
   readonly plans: ReadonlyMap<string, OperationPlan>;
@@ -33,8 +36,14 @@ export class LiveMachines implements GroupMachines {
     drills: Drills,
   ) {
     this.upkeep = new Tending(room, drills);
-    this.plans = new Map(drills.plans());
     this.failoverSteps = bootSteps(room);
+    const boot: OperationPlan = {
+      mustFinish: false,
+      exclusive: true,
+      prepare: () => this.prepareBoot(),
+      steps: this.failoverSteps,
+    };
+    this.plans = new Map([...drills.plans(), ['boot', boot]]);
     this.rollbackSteps = [{ name: 'stopped', background: true, run: () => this.stopAll() }];
     this.commitSteps = commitSteps(room);
   }
@@ -72,6 +81,19 @@ export class LiveMachines implements GroupMachines {
     await this.tending;
   }
 
+  /** As the failover recorded it, whose name is in the view's. */
+  private async prepareBoot(): Promise<OperationResult> {
+    const { name, context, views } = this.room.group;
+    const view = [...context.manifest.state.views.values()].find(({ purpose }) => purpose === 'production');
+    if (context.manifest.state.state !== 'failed-over' || view === undefined)
+      throw new TidemarkError('illegal-state', `Group ${name} is not failed over: there is nothing to boot.`);
+    const operation = view.id.slice(productionPrefix.length);
+    const checkpoint = this.room.checkpoint(view.checkpoint);
+    const disk = viewDisks(views, this.room.exports, view.id);
+    const checked = await this.room.vms.check({ operation, purpose: 'live', checkpoint, disk });
+    return { checkpoint: view.checkpoint, view: view.id, operation, ...checked };
+  }
+
   private async stopAll(): Promise<OperationResult> {
     if (!this.enabled) return {};
     await this.room.vms.remove(({ purpose }) => purpose === 'live');
@@ -81,7 +103,7 @@ export class LiveMachines implements GroupMachines {
 
 function bootSteps(room: Room): OperationStep[] {
   const planOf = ({ record }: StepContext): VmPlan => ({
-    operation: record.id,
+    operation: String(record.result?.['operation'] ?? record.id),
     purpose: 'live',
     checkpoint: room.checkpoint(record.result?.['checkpoint']),
     disk: viewDisks(room.group.views, room.exports, String(record.result?.['view'])),

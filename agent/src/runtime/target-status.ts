@@ -129,7 +129,10 @@ export async function targetStatus(group: TargetGroup, exports: ExportHost): Pro
   const oldest = group.checkpoints().find(({ complete }) => complete);
   const rpoMs = group.rpoMs();
   const intervalSeconds = settings.checkpointIntervalMs / 1000;
-  const drills = settings.recovery === null ? [] : (['drill', 'drill-stop'] as const);
+  const drills =
+    settings.recovery === null
+      ? []
+      : (['drill', 'drill-stop', ...(state.state === 'failed-over' ? (['boot'] as const) : [])] as const);
   const actions: OperationKind[] = [
     ...legalActions(state.state),
     ...drills,

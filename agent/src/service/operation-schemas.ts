@@ -50,6 +50,8 @@ export const operationRequestSchema = z.discriminatedUnion('kind', [
     }),
   ),
   request('commit', none),
+  /** After a failover: boots what does not run, and checks again. */
+  request('boot', none),
   /** Boots the VMs of a checkpoint apart from everything, checks them, and leaves nothing behind. */
   request(
     'drill',

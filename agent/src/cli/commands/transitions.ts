@@ -60,6 +60,13 @@ export function addTransitionCommands(program: Command, context: CliContext): vo
     program.command('commit').argument('<group>').description('make a failover permanent; there is no way back'),
     (group) => ({ kind: 'commit', group, arguments: {} }),
   );
+  operation(
+    program
+      .command('boot')
+      .argument('<group>')
+      .description('after a failover: boot the VMs that do not run, and check again'),
+    (group) => ({ kind: 'boot', group, arguments: {} }),
+  );
   operation<OperationOptions & { at?: string; journal: boolean; replica: boolean }>(
     program
       .command('verify')
