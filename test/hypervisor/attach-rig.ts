@@ -19,7 +19,7 @@ export interface RigDisk extends GuestlessDisk {
 export class AttachRig implements AsyncDisposable {
   private constructor(
     readonly lab: Laboratory,
-    readonly disks: readonly RigDisk[],
+    readonly disks: RigDisk[],
     readonly source: AgentHandle,
     readonly target: AgentHandle,
     public qemu: GuestlessQemu,
@@ -54,7 +54,7 @@ export class AttachRig implements AsyncDisposable {
           },
         ],
       });
-      const rig = new AttachRig(lab, list, source, target, qemu);
+      const rig = new AttachRig(lab, [...list], source, target, qemu);
       await rig.waitProtected();
       return rig;
     } catch (error) {

@@ -81,6 +81,34 @@ describe('attach by QMP', () => {
   );
 
   test(
+    'a released disk grows, a new one is plugged in: the group follows',
+    async () => {
+      await using rig = await AttachRig.start(twoDisks);
+      const { monitor } = rig.qemu;
+      await rig.source.client.releaseVm('db', { forSeconds: 600 });
+      await waitFor('nothing of the agent is left in QEMU', async () => (await rig.traces()).length === 0);
+      await monitor.execute('block_resize', { 'node-name': 'node-data', size: 80 * MiB });
+      await rig.qemu.write('data', 0x48, 72 * MiB, 8192);
+      await rig.source.client.attachVm('db');
+      await rig.waitProtected();
+      await rig.expectEqual();
+
+      const more = rawDisk(rig.lab, 'more', 8 * MiB, 8 * MiB);
+      const file = { driver: 'file', filename: more.file };
+      await monitor.execute('blockdev-add', { driver: 'raw', 'node-name': 'node-more', file });
+      await monitor.execute('device_add', { driver: 'virtio-blk-pci', id: 'more', drive: 'node-more', bus: 'hot' });
+      rig.disks.push(more);
+      const joined = async (): Promise<boolean> =>
+        (await rig.status()).disks.some(({ name, state }) => name === 'db-more' && state === 'attached');
+      await waitFor('the new disk is attached', joined, { timeoutMs: 60_000 });
+      await rig.qemu.write('more', 0x49, MiB, 4096);
+      await rig.waitProtected();
+      await rig.expectEqual();
+    },
+    longMs,
+  );
+
+  test(
     'a mirror that somebody cancels is made again; only what was written meanwhile is read',
     async () => {
       await using rig = await AttachRig.start(twoDisks);

@@ -32,6 +32,7 @@ export class GuestlessQemu {
     const [agents, own] = [join(directory, `${name}.qmp`), join(directory, `${name}-test.qmp`)];
     const child = processes.start(name, 'qemu-system-x86_64', [
       ...['-nodefaults', '-display', 'none', '-machine', 'q35,accel=tcg', '-S', '-name', name, '-m', '32'],
+      ...['-device', 'pcie-root-port,id=hot'],
       ...disks.flatMap(({ id, file, format = 'raw' }) => [
         ...['-blockdev', `driver=${format},node-name=node-${id},discard=unmap,file.driver=file,file.filename=${file}`],
         ...['-device', `virtio-blk-pci,id=${id},drive=node-${id},share-rw=on`],

@@ -141,11 +141,15 @@ export class DiskAttachment {
   /** `node`: what the guest's device stands on, without a mirror of ours above. Throws what QEMU refuses. */
   async attach(monitor: Monitor, node: SourceNode): Promise<void> {
     const { group, index, clock, captureSocket, exportName } = this.o;
-    if (node.sizeBytes !== this.sizeBytes)
+    if (node.sizeBytes < this.sizeBytes)
       throw new TidemarkError(
         'vm-refused',
-        `Disk ${this.name} has ${node.sizeBytes} bytes in its VM, the group knows ${this.sizeBytes}.`,
+        `Disk ${this.name} has ${node.sizeBytes} bytes in its VM, the group knows ${this.sizeBytes}: a disk cannot shrink.`,
       );
+    if (node.sizeBytes > this.sizeBytes) {
+      this.o.events.emit('disk-grown', { group: group.name, disk: this.name, sizeBytes: node.sizeBytes });
+      group.growDisk(index, node.sizeBytes);
+    }
     this.nodeName = node.nodeName;
     this.endedWithVm = false;
     try {

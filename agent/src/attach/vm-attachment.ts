@@ -18,7 +18,7 @@ import type { Clock } from '../core/clock.js';
 import { isTidemarkError, TidemarkError, type ErrorCode } from '../core/errors.js';
 import type { EventSink } from '../core/events.js';
 import type { AttachVerdict } from '../guard/attach-policy.js';
-import type { Hypervisor, VmEvent } from '../hypervisor/hypervisor.js';
+import type { Hypervisor, Vm, VmDisk, VmEvent } from '../hypervisor/hypervisor.js';
 import type { Monitor, MonitorEvent } from '../hypervisor/monitor.js';
 import { definitionHash } from '../stream/definitions.js';
 import type { AttachRecord } from './attach-record.js';
@@ -33,8 +33,8 @@ const idlePollMs = 5000;
 const refusedPollMs = 30_000;
 const backOffMsMin = 500;
 const backOffMsMax = 30_000;
-/** Definition and sizes are looked at that often without an event. */
-const inspectMs = 30_000;
+/** Disks and definition are looked at that often without an event; QEMU itself tells of no new disk. */
+const inspectMs = { libvirt: 30_000, qmp: 5000 } as const;
 
 export interface VmAttachmentOptions {
   readonly group: SourceGroup;
@@ -42,6 +42,12 @@ export interface VmAttachmentOptions {
   /** Name and UUID as the hypervisor said. */
   readonly vm: { readonly name: string; readonly uuid: string };
   readonly disks: readonly DiskAttachment[];
+  /** All disks that can be captured belong to the group: those that come join it, those that go leave it. */
+  readonly selectsAll: boolean;
+  /** Takes a new disk of the VM into the group. */
+  readonly join: (disk: VmDisk) => DiskAttachment;
+  /** The VM has it no more: it leaves the group. */
+  readonly leave: (disk: DiskAttachment) => Promise<void>;
   readonly record: AttachRecord;
   readonly clock: Clock;
   readonly events: EventSink;
@@ -71,8 +77,11 @@ export class VmAttachment {
   /** QEMU said that the VM shuts down, before anything was heard of its mirrors. */
   private shutdownSeen = false;
 
+  disks: readonly DiskAttachment[];
+
   constructor(options: VmAttachmentOptions) {
     this.o = options;
+    this.disks = options.disks;
   }
 
   get vm(): { readonly name: string; readonly uuid: string } {
@@ -81,10 +90,6 @@ export class VmAttachment {
 
   get hypervisor(): Hypervisor {
     return this.o.hypervisor;
-  }
-
-  get disks(): readonly DiskAttachment[] {
-    return this.o.disks;
   }
 
   get releasedUntilMs(): number | undefined {
@@ -150,7 +155,7 @@ export class VmAttachment {
   }
 
   private async converge(): Promise<number> {
-    const { record, clock, disks } = this.o;
+    const { record, clock } = this.o;
     const untilMs = record.releasedUntilMs;
     if (untilMs !== undefined) {
       const leftMs = untilMs - clock.wallMs();
@@ -171,25 +176,25 @@ export class VmAttachment {
     if (!(await this.isRunning())) {
       this.vmGone();
       this.enter('off');
-      const waitMs = Math.max(0, ...disks.map((disk) => disk.settle(this.shutdownSeen)));
+      const waitMs = Math.max(0, ...this.disks.map((disk) => disk.settle(this.shutdownSeen)));
       return waitMs > 0 ? waitMs : idlePollMs;
     }
-    for (const disk of disks) if (disk.quiet) disk.lose('the VM runs');
+    for (const disk of this.disks) if (disk.quiet) disk.lose('the VM runs');
     const monitor = await this.openMonitor();
     await this.check(monitor);
-    if (disks.some(({ attached }) => !attached)) await this.attach(monitor);
-    for (const disk of disks) {
+    await this.inspect(monitor);
+    if (this.disks.some(({ attached }) => !attached)) await this.attach(monitor);
+    for (const disk of this.disks) {
       await disk.keepReader(monitor);
       await disk.rotate(monitor);
     }
-    await this.inspect();
     this.enter('attached');
     return attachedPollMs;
   }
 
   /** While all is attached the mirrors themselves say so. */
   private async isRunning(): Promise<boolean> {
-    if (this.state === 'attached' && this.o.disks.every(({ attached }) => attached)) return true;
+    if (this.state === 'attached' && this.disks.every(({ attached }) => attached)) return true;
     const vm = await this.o.hypervisor.findVm(this.o.vm.uuid).catch((error: unknown) => {
       if (isTidemarkError(error, 'vm-unknown')) return this.o.hypervisor.findVm(this.o.vm.name);
       throw error;
@@ -211,9 +216,9 @@ export class VmAttachment {
 
   /** What is not mirrored any more is lost, whatever was heard of it. */
   private async check(monitor: Monitor): Promise<void> {
-    if (!this.o.disks.some(({ attached }) => attached)) return;
+    if (!this.disks.some(({ attached }) => attached)) return;
     const jobs = await blockJobs(monitor);
-    for (const disk of this.o.disks) {
+    for (const disk of this.disks) {
       const job = jobs.find(({ device }) => device === disk.names.job);
       if (job?.ready !== true) disk.lose('its mirror has ended');
       else if (this.o.clientCount(disk) === 0) disk.lose('no connection to the capture export');
@@ -221,26 +226,26 @@ export class VmAttachment {
   }
 
   private async attach(monitor: Monitor): Promise<void> {
-    const { hypervisor, vm, disks } = this.o;
+    const { hypervisor, vm } = this.o;
     this.enter('attaching');
     this.shutdownSeen = false;
-    this.inspectAtMs = -Infinity;
-    await this.inspect();
-    for (const disk of disks) {
+    for (const disk of this.disks) {
       if (disk.attached) continue;
       await disk.clear(monitor);
       await disk.attach(monitor, await hypervisor.findNode(vm, disk.target, monitor));
     }
   }
 
-  /** Reads the definition again when it is time, or something was heard. Throws `vm-refused`. */
-  private async inspect(): Promise<void> {
-    const { clock, hypervisor, vm, disks, group } = this.o;
-    if (clock.monotonicMs() < this.inspectAtMs) return;
-    this.inspectAtMs = clock.monotonicMs() + inspectMs;
+  /** Looks at disks and definition when it is time, something was heard or is to be attached. Throws `vm-refused`. */
+  private async inspect(monitor: Monitor): Promise<void> {
+    const { clock, hypervisor, vm, group } = this.o;
+    const isDue = clock.monotonicMs() >= this.inspectAtMs || this.disks.some(({ attached }) => !attached);
+    if (!isDue) return;
+    this.inspectAtMs = clock.monotonicMs() + inspectMs[hypervisor.kind];
+    if (this.o.selectsAll) await this.follow(await hypervisor.findVm(vm.name), monitor);
     const definition = await hypervisor.readDefinition(
       vm,
-      disks.map(({ target, name }) => ({ target, disk: name })),
+      this.disks.map(({ target, name }) => ({ target, disk: name })),
     );
     const content = Buffer.from(JSON.stringify(definition));
     const hash = definitionHash(content);
@@ -249,8 +254,25 @@ export class VmAttachment {
     group.setDefinition(vm.name, { hash, content });
   }
 
+  /** Disks that were plugged in join the group, those that were taken away leave it. */
+  private async follow(vm: Vm, monitor: Monitor): Promise<void> {
+    const { join, leave } = this.o;
+    for (const disk of this.disks) {
+      if (vm.disks.some(({ target }) => target === disk.target)) continue;
+      disk.lose('the VM has it no more');
+      await disk.clear(monitor);
+      await leave(disk);
+      this.disks = this.disks.filter((other) => other !== disk);
+    }
+    for (const disk of vm.disks) {
+      if (disk.refusal !== undefined || disk.sizeBytes === 0) continue;
+      if (this.disks.some(({ target }) => target === disk.target)) continue;
+      this.disks = [...this.disks, join(disk)];
+    }
+  }
+
   private async letGo(reason: string): Promise<void> {
-    const { disks } = this.o;
+    const { disks } = this;
     for (const disk of disks) disk.lose(reason);
     if (!(await this.isRunning())) {
       this.vmGone();
@@ -262,7 +284,7 @@ export class VmAttachment {
   }
 
   private vmGone(): void {
-    for (const disk of this.o.disks) {
+    for (const disk of this.disks) {
       if (disk.attached) disk.lose('the VM does not run', { withVm: true });
       disk.forget();
     }
@@ -278,9 +300,9 @@ export class VmAttachment {
   private heard({ vm, kind }: VmEvent): void {
     if (vm !== undefined && vm !== this.o.vm.name) return;
     // The mirror survives a reboot of the guest and a pause.
-    if (kind === 'started' || kind === 'migrated') for (const disk of this.o.disks) disk.lose(`the VM ${kind}`);
+    if (kind === 'started' || kind === 'migrated') for (const disk of this.disks) disk.lose(`the VM ${kind}`);
     if (kind === 'stopped' || kind === 'crashed')
-      for (const disk of this.o.disks) disk.lose(`the VM ${kind}`, { withVm: true });
+      for (const disk of this.disks) disk.lose(`the VM ${kind}`, { withVm: true });
     if (vm !== undefined) this.tell(`vm-${kind}`, {});
     this.inspectAtMs = -Infinity;
     this.kick();
@@ -291,7 +313,7 @@ export class VmAttachment {
     if (name === 'SHUTDOWN') this.shutdownSeen = true;
     if (name === 'RESET' || name === 'RESUME') this.shutdownSeen = false;
     if (name !== 'BLOCK_JOB_COMPLETED' && name !== 'BLOCK_JOB_CANCELLED' && name !== 'BLOCK_JOB_ERROR') return;
-    const disk = this.o.disks.find(({ names }) => names.job === data['device']);
+    const disk = this.disks.find(({ names }) => names.job === data['device']);
     const reason = typeof data['error'] === 'string' ? data['error'] : `its mirror has ended (${name})`;
     disk?.lose(reason, { withVm: this.shutdownSeen });
     this.kick();
@@ -315,7 +337,7 @@ export class VmAttachment {
   private enter(state: VmAttachState): void {
     if (this.state === state) return;
     this.state = state;
-    if (state === 'attached') this.tell('vm-attached', { disks: this.o.disks.length });
+    if (state === 'attached') this.tell('vm-attached', { disks: this.disks.length });
   }
 
   private tell(code: string, fields: Readonly<Record<string, unknown>>): void {

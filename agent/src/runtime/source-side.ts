@@ -1,19 +1,18 @@
 /** The source groups of an agent: their disks opened and exported, their links, and how the API shows them. */
-import { InPathExport } from '../capture/in-path-export.js';
 import { MirrorExport } from '../capture/mirror-export.js';
-import { SourceGroup, type SourceDisk } from '../capture/source-group.js';
+import { SourceGroup } from '../capture/source-group.js';
 import type { AgentConfig } from '../config/schema.js';
-import type { SourceDiskConfig, SourceGroupConfig } from '../config/schema-groups.js';
+import type { SourceGroupConfig } from '../config/schema-groups.js';
 import type { Timer } from '../core/clock.js';
 import { TidemarkError } from '../core/errors.js';
 import type { LinkOptions } from '../link/environment.js';
-import type { ExportBackend } from '../nbd/backend.js';
 import type { BlockDevice } from '../nbd/block-device.js';
 import type { Checkpoint } from '../service/checkpoint-schemas.js';
 import type { GroupStatus } from '../service/group-schemas.js';
 import type { ExportHost } from './exports.js';
+import { SourceDisks } from './source-disks.js';
 import { sourceStatus } from './source-status.js';
-import type { SourceVms, VmDiskPlan } from './source-vms.js';
+import type { SourceVms, VmDiskHost, VmDiskPlan } from './source-vms.js';
 
 /** Everything of a link but what its group and target decide. */
 export type LinkEnvironment = Omit<LinkOptions, 'target' | 'address' | 'directory' | 'bounds'>;
@@ -38,7 +37,8 @@ export interface SourceSideOptions {
 interface Running {
   readonly group: SourceGroup;
   readonly config: SourceGroupConfig;
-  readonly devices: readonly BlockDevice[];
+  readonly disks: SourceDisks;
+  /** Of the VMs' disks. */
   readonly exportNames: readonly string[];
 }
 
@@ -101,12 +101,25 @@ export class SourceSide {
     for (const timer of this.retries.values()) timer.cancel();
     await Promise.race([this.options.vms.close(), aborted(signal)]);
     const all = [...this.running.values()];
+    await Promise.all(all.map(({ disks }) => disks.unexport()));
     await Promise.all(all.flatMap(({ exportNames }) => exportNames.map((name) => this.options.exports.remove(name))));
     await Promise.all(
       all.flatMap(({ group }) => group.links.map((link) => link.drained(signal).catch(() => undefined))),
     );
     await Promise.all(all.map((running) => this.close(running)));
     this.running.clear();
+  }
+
+  private vmDiskHost(group: SourceGroup, exportNames: string[]): VmDiskHost {
+    const { vms, exports } = this.options;
+    return {
+      open: ({ name, exportName }, index) => {
+        const backend = new MirrorExport(group, index, (count) => vms.clientsChanged(group.name, name, count));
+        exports.add(exportName, backend, `capture of ${exportName}`);
+        exportNames.push(exportName);
+      },
+      close: (exportName) => exports.remove(exportName),
+    };
   }
 
   /** One that cannot be opened (an upstream that is not there yet) does not stop the others. */
@@ -137,67 +150,51 @@ export class SourceSide {
     }
     const seconds = config.checkpointIntervalSeconds;
     if (seconds !== before.checkpointIntervalSeconds) group.setCheckpointInterval(seconds * 1000);
+    try {
+      await running.disks.change(group, config.disks);
+    } catch (error) {
+      // The group goes on with the disks that it has; the next reload tries again.
+      this.options.environment.events.emit('disks-not-changed', { group: group.name, error: (error as Error).message });
+    }
     this.running.set(config.name, { ...running, config });
   }
 
-  private async close({ group, devices }: Running): Promise<void> {
+  private async close({ group, disks }: Running): Promise<void> {
     await group.close();
-    // Mirrors without a source leave holes in the list.
-    for (const device of devices.filter(Boolean)) await device.close();
+    await disks.close();
   }
 
   private async open(config: SourceGroupConfig, linkCount: number): Promise<void> {
     const { options } = this;
     for (const target of config.targets) this.addressOf(target);
     const plans = await options.vms.plan(config);
-    const devices: BlockDevice[] = [];
+    const { exports, openDevice } = options;
+    const disks = new SourceDisks({ group: config.name, exports, openDevice });
     const exportNames: string[] = [];
     try {
-      const group = await this.makeGroup(config, plans, devices);
-      for (const [index, disk] of config.disks.entries()) {
-        const name = disk.exportName ?? `${config.name}/${disk.name}`;
-        const backend = backendOf(group, index, disk, devices);
-        options.exports.add(name, backend, `${disk.kind} capture of ${config.name}/${disk.name}`);
-        exportNames.push(name);
-      }
-      for (const [place, { name, exportName }] of plans.entries()) {
-        const onClients = (count: number): void => options.vms.clientsChanged(config.name, name, count);
-        const backend = new MirrorExport(group, config.disks.length + place, onClients);
-        options.exports.add(exportName, backend, `capture of ${config.name}/${name}`);
-        exportNames.push(exportName);
-      }
-      this.running.set(config.name, { group, config, devices, exportNames });
+      const group = await this.makeGroup(config, plans, disks);
+      disks.serveAll(group);
+      const host = this.vmDiskHost(group, exportNames);
+      for (const [place, plan] of plans.entries()) host.open(plan, config.disks.length + place);
+      this.running.set(config.name, { group, config, disks, exportNames });
       for (const target of config.targets) this.addLink(group, target, linkCount);
-      await options.vms.start(group, plans, config.disks.length);
+      await options.vms.start(group, config, plans, config.disks.length, host);
     } catch (error) {
       for (const name of exportNames) await options.exports.remove(name);
-      for (const device of devices.filter(Boolean)) await device.close();
+      await disks.unexport();
+      await disks.close();
       throw error;
     }
   }
 
-  /** Opens the disks; `devices` gets each at once, at the place of its disk. */
   private async makeGroup(
     config: SourceGroupConfig,
     plans: readonly VmDiskPlan[],
-    devices: BlockDevice[],
+    opened: SourceDisks,
   ): Promise<SourceGroup> {
     const { agent, environment } = this.options;
     const { clock, random, events } = environment;
-    const disks: SourceDisk[] = [];
-    for (const [index, disk] of config.disks.entries()) {
-      const device = await this.openDisk(disk);
-      if (device !== undefined) devices[index] = device;
-      const sizeBytes = disk.sizeBytes ?? device?.sizeBytes ?? 0;
-      if (device !== undefined && device.sizeBytes < sizeBytes) {
-        throw new TidemarkError(
-          'config-invalid',
-          `Disk ${disk.name} of ${config.name} has ${device.sizeBytes} bytes, ${sizeBytes} are declared.`,
-          { path: `sourceGroups.${config.name}.disks[${index}].sizeBytes` },
-        );
-      }
-      disks.push({ name: disk.name, sizeBytes, ...(device === undefined ? {} : { reader: device }) });
-    }
+    const disks = await opened.openAll(config.disks);
     for (const { name, sizeBytes, reader } of plans) disks.push({ name, sizeBytes, reader, attachedLater: true });
     const checkpointIntervalMs = config.checkpointIntervalSeconds * 1000;
     return new SourceGroup({ name: config.name, agent, disks, clock, random, events, checkpointIntervalMs });
@@ -222,12 +219,6 @@ export class SourceSide {
     const address = target.address ?? this.options.addressOf(target.peer);
     if (address !== undefined) return address;
     throw new TidemarkError('config-invalid', `Peer ${target.peer} has no address.`, { path: 'peers' });
-  }
-
-  private openDisk(disk: SourceDiskConfig): Promise<BlockDevice | undefined> {
-    const { openDevice } = this.options;
-    if (disk.kind === 'in-path') return openDevice(disk.file ?? disk.upstream ?? '', 'write');
-    return disk.source === undefined ? Promise.resolve(undefined) : openDevice(disk.source, 'read');
   }
 
   private handle({ group, config }: Running): SourceHandle {
@@ -283,30 +274,19 @@ function aborted(signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
 }
 
-function backendOf(
-  group: SourceGroup,
-  index: number,
-  disk: SourceDiskConfig,
-  devices: readonly BlockDevice[],
-): ExportBackend {
-  if (disk.kind === 'mirror') return new MirrorExport(group, index);
-  const device = devices[index];
-  if (device === undefined) throw new TidemarkError('config-invalid', `In-path disk ${disk.name} has no device.`);
-  return new InPathExport(group, index, device);
-}
-
 function sourceCheckpoint(
   group: SourceGroup,
   mark: { readonly id: string; readonly sourceTimeMs: number; readonly disksMissing: readonly string[] },
 ): Checkpoint {
+  const diskCount = group.disks.filter(({ removed }) => removed !== true).length;
   return {
     id: mark.id,
     kind: 'crash',
     label: null,
     sourceTimeMs: mark.sourceTimeMs,
     epoch: group.status.links[0]?.epoch ?? 0,
-    diskCount: group.disks.length,
-    disksPresent: group.disks.length - mark.disksMissing.length,
+    diskCount,
+    disksPresent: diskCount - mark.disksMissing.length,
     complete: mark.disksMissing.length === 0,
     pins: [],
     attributes: {},

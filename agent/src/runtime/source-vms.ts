@@ -46,6 +46,12 @@ export interface VmDiskPlan {
   readonly hypervisor: Hypervisor;
 }
 
+/** The side of the exports: each disk of a VM has one. */
+export interface VmDiskHost {
+  open(plan: VmDiskPlan, index: number): void;
+  close(exportName: string): Promise<void>;
+}
+
 interface Kept {
   readonly group: string;
   readonly attachment: VmAttachment;
@@ -73,21 +79,19 @@ export class SourceVms {
     for (const selected of config.vms) {
       const hypervisor = this.hypervisor(selected.hypervisor);
       const vm = await hypervisor.findVm(selected.vm);
-      for (const disk of selectDisks(vm, selected)) {
-        const name = groupDiskName(vm.name, disk.target);
-        plans.push({
-          ...{ name, sizeBytes: disk.sizeBytes, target: disk.target, hypervisor },
-          exportName: `${config.name}/${name}`,
-          reader: new VmDiskReader(name),
-          vm: { name: vm.name, uuid: vm.uuid },
-        });
-      }
+      for (const disk of selectDisks(vm, selected)) plans.push(planOf(config.name, vm, disk, hypervisor));
     }
     return plans;
   }
 
   /** Keeps the planned disks attached from now on; `firstIndex`: of the first of them in the group. */
-  async start(group: SourceGroup, plans: readonly VmDiskPlan[], firstIndex: number): Promise<void> {
+  async start(
+    group: SourceGroup,
+    config: SourceGroupConfig,
+    plans: readonly VmDiskPlan[],
+    firstIndex: number,
+    host: VmDiskHost,
+  ): Promise<void> {
     const { options } = this;
     const { clock, random, events, storage, directory } = options;
     const vms = new Map(plans.map((plan) => [plan.vm.uuid, plan]));
@@ -96,21 +100,29 @@ export class SourceVms {
       const record = new AttachRecord(storage, directory, `${id}.json`, `${group.name}/${vm.uuid}`);
       await record.load();
       const socketDirectory = this.hypervisors.get(hypervisor.name)?.socketDirectory ?? options.socketDirectory;
-      const shared = { group, record, clock, random, events, captureSocket: options.captureSocket };
-      const disks = plans.flatMap((plan, place) =>
-        plan.vm.uuid === vm.uuid
-          ? [
-              new DiskAttachment({
-                ...shared,
-                ...{ index: firstIndex + place, name: plan.name, target: plan.target, reader: plan.reader },
-                exportName: plan.exportName,
-                readerSocket: `${socketDirectory}/vm-${id}.sock`,
-              }),
-            ]
-          : [],
-      );
+      const attachmentOf = ({ name, target, reader, exportName }: VmDiskPlan, index: number): DiskAttachment =>
+        new DiskAttachment({
+          ...{ group, record, clock, random, events, index, name, target, reader, exportName },
+          captureSocket: options.captureSocket,
+          readerSocket: `${socketDirectory}/vm-${id}.sock`,
+        });
       const attachment = new VmAttachment({
-        ...{ group, hypervisor, vm, disks, record, clock, events },
+        ...{ group, hypervisor, vm, record, clock, events },
+        disks: plans.flatMap((plan, place) =>
+          plan.vm.uuid === vm.uuid ? [attachmentOf(plan, firstIndex + place)] : [],
+        ),
+        selectsAll: config.vms.some((each) => (each.vm === vm.name || each.vm === vm.uuid) && each.disks === undefined),
+        join: (disk) => {
+          const plan = planOf(config.name, vm, disk, hypervisor);
+          const { name, sizeBytes, reader } = plan;
+          const index = group.addDisk({ name, sizeBytes, reader, attachedLater: true });
+          host.open(plan, index);
+          return attachmentOf(plan, index);
+        },
+        leave: async ({ index, name }) => {
+          group.removeDisk(index);
+          await host.close(`${config.name}/${name}`);
+        },
         mayAttach: () => options.mayAttach(group.name),
         clientCount: ({ name }) => options.clientCount(`${group.name}/${name}`),
       });
@@ -197,6 +209,17 @@ export class SourceVms {
 export function groupDiskName(vm: string, target: string): string {
   const text = `${vm}-${target}`.toLowerCase().replaceAll(/[^a-z0-9._-]+/g, '-');
   return text.replace(/^[^a-z0-9]+/, '').slice(0, 63);
+}
+
+function planOf(
+  group: string,
+  { name: vm, uuid }: Pick<Vm, 'name' | 'uuid'>,
+  { target, sizeBytes }: VmDisk,
+  hypervisor: Hypervisor,
+): VmDiskPlan {
+  const name = groupDiskName(vm, target);
+  const reader = new VmDiskReader(name);
+  return { name, sizeBytes, target, hypervisor, exportName: `${group}/${name}`, reader, vm: { name: vm, uuid } };
 }
 
 function selectDisks(vm: Vm, selected: SourceVmConfig): VmDisk[] {
