@@ -143,6 +143,7 @@ describe('reload', () => {
       whole.replace('    disks:', '    checkpointIntervalSeconds: 9\n    disks:'),
       ['sourceGroups[0].checkpointIntervalSeconds'],
     ],
+    ['a larger disk', whole.replace('20GiB', '30GiB'), ['sourceGroups[0].disks']],
     ['a history limit', `${whole}    history: { hardLimitBytes: 1GiB }\n`, ['targetGroups[0].history']],
     [
       'a new group',
@@ -159,7 +160,7 @@ describe('reload', () => {
   test.each([
     ['the site', whole.replace('site: fra', 'site: ber'), 'site'],
     ['the buffers', `${whole}buffers: { bufferBytes: 1GiB }\n`, 'buffers'],
-    ['the size of a disk', whole.replace('20GiB', '30GiB'), 'sourceGroups[0].disks'],
+    ['a smaller disk', whole.replace('20GiB', '10GiB'), 'sourceGroups[0].disks[0].sizeBytes'],
     ['the key', `${whole}    encryptionKeyFile: /k\n`, 'targetGroups[0].encryptionKeyFile'],
     ['a group left out', head + source, 'targetGroups[0]'],
   ])('%s is refused by its path', (_name, text, path) => {

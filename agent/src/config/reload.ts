@@ -34,11 +34,12 @@ export function planReload(before: AgentConfig, after: AgentConfig): ReloadPlan 
     live,
     refuse,
   );
+  planDisks(before, after, live, refuse);
   planGroups(
     before.targetGroups,
     after.targetGroups,
     'targetGroups',
-    ['checkpointIntervalSeconds', 'history'],
+    ['checkpointIntervalSeconds', 'history', 'disks', 'newDisks', 'diskSizeMax'],
     live,
     refuse,
   );
@@ -64,7 +65,7 @@ function planGroups(
       continue;
     }
     for (const key of new Set([...Object.keys(old), ...Object.keys(group)])) {
-      if (equal(old[key], group[key])) continue;
+      if (equal(old[key], group[key]) || (list === 'sourceGroups' && key === 'disks')) continue;
       if (liveKeys.includes(key)) live.push(`${path}.${key}`);
       else
         refuse(`${path}.${key}`, key === 'encryptionKeyFile' ? 'a group keeps the key it was written with' : restart);
@@ -76,6 +77,29 @@ function planGroups(
         `${list}[${index}]`,
         `${old.name} is missing; a group is removed by \`tidemark group remove\`, never by leaving it out`,
       );
+}
+
+/** Disks of a source group come, grow and go; what else of one changes is refused. */
+function planDisks(
+  { sourceGroups: before }: Pick<AgentConfig, 'sourceGroups'>,
+  { sourceGroups: after }: Pick<AgentConfig, 'sourceGroups'>,
+  live: string[],
+  refuse: (path: string, reason: string) => void,
+): void {
+  for (const [index, group] of after.entries()) {
+    const old = before.find(({ name }) => name === group.name);
+    if (old === undefined || equal(old.disks, group.disks)) continue;
+    let refused = false;
+    for (const [at, disk] of group.disks.entries()) {
+      const known = old.disks.find(({ name }) => name === disk.name);
+      if (known === undefined || equal({ ...known, sizeBytes: 0 }, { ...disk, sizeBytes: 0 })) {
+        if ((disk.sizeBytes ?? Infinity) >= (known?.sizeBytes ?? 0)) continue;
+        refuse(`sourceGroups[${index}].disks[${at}].sizeBytes`, 'a disk does not shrink');
+      } else refuse(`sourceGroups[${index}].disks[${at}]`, restart);
+      refused = true;
+    }
+    if (!refused) live.push(`sourceGroups[${index}].disks`);
+  }
 }
 
 function equal(a: unknown, b: unknown): boolean {

@@ -9,7 +9,7 @@ import type { ManifestLog } from '../target/manifest-records.js';
 import type { BodyReader } from './body-reader.js';
 import type { JournalContext } from './context.js';
 import { extentsOf, planFold, type FoldPlan, type FoldRange } from './fold.js';
-import { isVectorWithin } from './position.js';
+import { isVectorWithin, type Vector } from './position.js';
 import type { SegmentList } from './segment-list.js';
 import { SegmentWriter, type PlacedEntry } from './segment-writer.js';
 import { loadSegment, type Segment } from './segment.js';
@@ -39,6 +39,8 @@ export interface Compaction {
   /** Windows that were planned and not worth it. */
   readonly fruitless: Set<string>;
   readonly syncMarks: readonly JournalSyncMark[];
+  /** Newest of each stream. */
+  readonly received: Vector;
   readonly request: Request;
 }
 
@@ -51,9 +53,8 @@ export async function compactSegments(compaction: Compaction): ReturnType<Journa
     const window = windowAt(eligible, from, request.segmentCountMax);
     const small = isSmall(context, window);
     const dropped = droppedMarks(window, request.keep);
-    if (dropped.length === 0 && !small) continue;
     const firstDrops = droppedMarks(window.slice(0, 1), request.keep).length > 0;
-    if (!firstDrops && !small) continue;
+    if (!firstDrops && !small && request.anywhere !== true) continue;
     const key = `${window.map((segment) => segment.id).join()}:${dropped.length}`;
     if (fruitless.has(key)) continue;
     planned++;
@@ -68,9 +69,13 @@ export async function compactSegments(compaction: Compaction): ReturnType<Journa
 }
 
 /** Sealed segments from the oldest on that lie within the request and before any unfinished sync. */
-function eligibleSegments({ list, syncMarks, request }: Compaction): Segment[] {
+function eligibleSegments({ list, syncMarks, received, request }: Compaction): Segment[] {
   const ended = new Set(syncMarks.filter((mark) => !mark.begin).map((mark) => `${mark.stream}/${mark.mark.syncId}`));
-  const open = new Set(syncMarks.filter((mark) => mark.begin && !ended.has(`${mark.stream}/${mark.mark.syncId}`)));
+  // One of an incarnation that is over will never end: the next incarnation has synced its disks again.
+  const mayEnd = ({ stream, incarnation }: JournalSyncMark): boolean => received[stream]?.incarnation === incarnation;
+  const open = new Set(
+    syncMarks.filter((mark) => mark.begin && mayEnd(mark) && !ended.has(`${mark.stream}/${mark.mark.syncId}`)),
+  );
   const count = list.all.findIndex(
     (segment) =>
       !isVectorWithin(segment.entry.last, request.through) || segment.syncMarks.some((mark) => open.has(mark)),

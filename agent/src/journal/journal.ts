@@ -210,6 +210,7 @@ class SegmentJournal implements Journal {
         nextId: () => this.#writer.nextId++,
         fruitless: this.#fruitless,
         syncMarks: this.syncMarks(),
+        received: this.received,
         request,
       }),
     );

@@ -99,6 +99,8 @@ export interface Journal {
     keep: ReadonlySet<string>;
     through: Vector;
     segmentCountMax: number;
+    /** Also where no mark disappears: overwritten bytes alone are reason enough. */
+    anywhere?: boolean;
     /** Runs `publish` when the marks may still go and resolves with true; false: they may not, nothing was changed. */
     publish: (marksRemoved: readonly string[], publish: () => Promise<void>) => Promise<boolean>;
   }): Promise<{ bytesBefore: number; bytesAfter: number; marksRemoved: string[] } | undefined>;

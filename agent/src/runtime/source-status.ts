@@ -118,7 +118,7 @@ export function sourceStatus(
     effectiveIntervalSeconds: folding && rpoSeconds !== null ? Math.max(intervalSeconds, rpoSeconds) : intervalSeconds,
     newestCheckpoint: null,
     disks: disks.map((disk, index) => {
-      const declared = config.disks[index];
+      const declared = config.disks.find(({ name }) => name === disk.name);
       const exportName = declared?.exportName ?? `${config.name}/${disk.name}`;
       const syncing = links.some((link) => link.syncs.some((sync) => sync.disk === disk.name));
       return {
@@ -126,7 +126,13 @@ export function sourceStatus(
         index,
         sizeBytes: disk.sizeBytes,
         stream: group.agent,
-        state: disk.removed ? ('removed' as const) : syncing ? ('syncing' as const) : disk.attached ? ('attached' as const) : ('detached' as const),
+        state: disk.removed
+          ? ('removed' as const)
+          : syncing
+            ? ('syncing' as const)
+            : disk.attached
+              ? ('attached' as const)
+              : ('detached' as const),
         exportName,
         exportUri: exports.uri(exportName),
         replica: null,

@@ -11,6 +11,8 @@ import { checkpointsToKeep } from './retention.js';
 import { retentionOf } from './settings.js';
 
 const compactionSegmentsMax = 8;
+/** When nothing else makes room: what was synced again and again lies far apart. */
+const widestCompactionSegments = 64;
 const mergesPerRound = 4;
 /** Ended operations are remembered so long, so that a repeated id is still the same operation. */
 const operationKeepMs = 90 * 24 * 3_600_000;
@@ -162,13 +164,16 @@ export class Upkeep {
         .filter(({ complete }) => complete)
         .map(({ id }) => id),
     );
-    while (context.journal.usage.bytes > limitBytes) {
-      const done = await context.journal.compact({
+    const compact = (segmentCountMax: number, anywhere: boolean): ReturnType<typeof context.journal.compact> =>
+      context.journal.compact({
         keep: new Set([...keep, ...context.pinned()]),
         through: context.journal.durable,
-        segmentCountMax: compactionSegmentsMax,
+        segmentCountMax,
+        anywhere,
         publish: (marksRemoved, publish) => this.publish(marksRemoved, publish, () => keep),
       });
+    while (context.journal.usage.bytes > limitBytes) {
+      const done = (await compact(compactionSegmentsMax, false)) ?? (await compact(widestCompactionSegments, true));
       if (done === undefined) return;
       this.counters.compactions++;
       this.counters.compactedBytes += done.bytesBefore - done.bytesAfter;
