@@ -109,6 +109,26 @@ describe('attach by QMP', () => {
   );
 
   test(
+    'a hung agent lets the guest go; started anew it reads only what was missed',
+    async () => {
+      await using rig = await AttachRig.start(twoDisks);
+      await rig.waitReturnsByBitmap();
+      const hung = rig.source.process;
+      process.kill(hung.pid, 'SIGSTOP');
+      const sinceMs = performance.now();
+      await rig.qemu.write('data', 0x4a, 2 * MiB, 4096);
+      expect(performance.now() - sinceMs).toBeLessThan(2000);
+      await hung.exited;
+      await rig.qemu.write('log', 0x4b, 2 * MiB, 4096);
+      await rig.source.start();
+      const status = await rig.waitProtected();
+      expect(status.vms?.[0]?.disks.map(({ sync }) => sync)).toEqual(['bitmap', 'bitmap']);
+      await rig.expectEqual();
+    },
+    longMs,
+  );
+
+  test(
     'a mirror that somebody cancels is made again; only what was written meanwhile is read',
     async () => {
       await using rig = await AttachRig.start(twoDisks);
