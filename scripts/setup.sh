@@ -18,6 +18,16 @@ system_packages=(
   mkfs.xfs:xfsprogs
   mkntfs:ntfs-3g
   fuse2fs:fuse2fs
+  mke2fs:e2fsprogs
+  sfdisk:fdisk
+  qemu-system-x86_64:qemu-system-x86
+  libvirtd:libvirt-daemon
+  virt-qemu-run:libvirt-daemon-driver-qemu
+  virsh:libvirt-clients
+  dnsmasq:dnsmasq-base
+  iptables:iptables
+  ip:iproute2
+  mmdebstrap:mmdebstrap
   fio:fio
   openssl:openssl
 )
