@@ -19,7 +19,6 @@ system_packages=(
   mkntfs:ntfs-3g
   fuse2fs:fuse2fs
   mke2fs:e2fsprogs
-  sfdisk:fdisk
   qemu-system-x86_64:qemu-system-x86
   libvirtd:libvirt-daemon
   virt-qemu-run:libvirt-daemon-driver-qemu
