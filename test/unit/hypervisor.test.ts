@@ -79,7 +79,7 @@ describe('QMP by socket', () => {
     await expect(monitor.execute('bad')).rejects.toMatchObject({
       code: 'hypervisor-failed',
       qmpClass: 'DeviceNotFound',
-      message: expect.stringContaining('no such device') as string,
+      message: expect.stringContaining('no such device'),
     });
     monitor.close();
   });
@@ -150,8 +150,8 @@ describe('domain XML', () => {
   });
 
   test('what is no domain is refused', () => {
-    expect(() => parseDomain('<network/>')).toThrow(expect.objectContaining({ code: 'hypervisor-failed' }) as Error);
-    expect(() => parseDomain('not xml')).toThrow(expect.objectContaining({ code: 'hypervisor-failed' }) as Error);
+    expect(() => parseDomain('<network/>')).toThrow(expect.objectContaining({ code: 'hypervisor-failed' }));
+    expect(() => parseDomain('not xml')).toThrow(expect.objectContaining({ code: 'hypervisor-failed' }));
   });
 });
 
@@ -177,7 +177,7 @@ describe('definitions', () => {
     const xml = domainXml("<tpm model='tpm-crb'><backend type='emulator'/></tpm>");
     await expect(libvirtDefinition('db', xml, [])).rejects.toMatchObject({
       code: 'vm-refused',
-      message: expect.stringContaining('TPM') as string,
+      message: expect.stringContaining('TPM'),
     });
   });
 });

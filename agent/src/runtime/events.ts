@@ -17,6 +17,7 @@ const warnings = new Set([
   'journal-poisoned',
   'barrier-broken',
   'capture-backs-off',
+  'disk-detached',
   'group-incomplete',
   'guard-lost',
   'history-dropped',
@@ -36,6 +37,8 @@ const warnings = new Set([
   'sync-read-failed',
   'sync-unavailable',
   'upkeep-failed',
+  'vm-attach-failed',
+  'vm-released',
 ]);
 
 export function eventSink(ring: EventRing, log: Logger): EventSink {
