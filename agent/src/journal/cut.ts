@@ -72,9 +72,8 @@ export class Cut implements JournalCut {
         continue;
       }
       if (next === undefined || next.disk !== disk) return;
-      const extent = next.offsetBytes < fromBytes ? clipStart(next, fromBytes) : next;
-      fromBytes = extent.offsetBytes + extent.lengthBytes;
-      yield toPiece(extent, extent.offsetBytes, fromBytes);
+      fromBytes = next.offsetBytes + next.lengthBytes;
+      yield toPiece(next, next.offsetBytes, fromBytes);
     }
   }
 
@@ -86,7 +85,8 @@ export class Cut implements JournalCut {
   }
 
   #overlay(disk: number, fromBytes: number): Overlay {
-    return new Overlay(this.#layers.map((layer) => new Cursor(layer.run, disk, fromBytes)));
+    const cursors = this.#layers.map((layer) => new Cursor(layer.run, disk, fromBytes));
+    return new Overlay(cursors, disk, fromBytes);
   }
 
   async #lookup(disk: number, from: number, to: number): Promise<Piece[]> {
@@ -136,16 +136,6 @@ export class Cut implements JournalCut {
     const now = this.#layers.findIndex((layer) => layer.run === error.run);
     if (now >= 0) this.#layers.splice(now, 1, ...layers);
   }
-}
-
-function clipStart(extent: Extent, fromBytes: number): Extent {
-  const skipBytes = fromBytes - extent.offsetBytes;
-  return {
-    ...extent,
-    offsetBytes: fromBytes,
-    lengthBytes: extent.lengthBytes - skipBytes,
-    bodyOffset: extent.zero ? 0 : extent.bodyOffset + skipBytes,
-  };
 }
 
 function toPiece(extent: Extent, from: number, to: number): Piece {

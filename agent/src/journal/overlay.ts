@@ -58,12 +58,19 @@ export class Cursor {
   }
 }
 
-/** The merged extents of cursors given newest first. */
+/** The merged extents of cursors given newest first, from a place on: nothing before it is given. */
 export class Overlay {
-  #disk = 0;
-  #atBytes = 0;
+  #disk: number;
+  #atBytes: number;
 
-  constructor(private readonly cursors: readonly Cursor[]) {}
+  constructor(
+    private readonly cursors: readonly Cursor[],
+    fromDisk = 0,
+    fromBytes = 0,
+  ) {
+    this.#disk = fromDisk;
+    this.#atBytes = fromBytes;
+  }
 
   /** The next extent in order, a cursor that must be loaded before the next call, or undefined at the end. */
   next(): Extent | Cursor | undefined {
