@@ -188,6 +188,18 @@ export function describeStorage(name: string, create: () => Promise<StorageFixtu
       await expect(storage.makeDirectory(at('a'))).rejects.toMatchObject({ code: 'storage-exists' });
     });
 
+    scenario('a clone has the same bytes, or is not there at all', async () => {
+      await put('a', text('a whole file'));
+      if (storage.clone === undefined) return;
+      const cloned = await storage.clone(at('a'), at('b'));
+      expect(await storage.exists(at('b'))).toBe(cloned);
+      if (cloned) {
+        const file = await storage.open(at('b'), 'read');
+        expect(Buffer.from(await readAll(file)).toString()).toBe('a whole file');
+        await file.close();
+      }
+    });
+
     scenario('free bytes', async () => {
       expect(await storage.freeBytes(fixture.root)).toBeGreaterThan(0);
     });

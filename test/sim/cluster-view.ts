@@ -32,6 +32,7 @@ export const counterNames = [
   'disksRemoved',
   'disksForgotten',
   'oldDiskSets',
+  'disksSeeded',
 ] as const;
 export type CounterName = (typeof counterNames)[number];
 

@@ -6,7 +6,7 @@ import { Actions } from './actions.js';
 import { counterNames, type ClusterView, type CounterName, type SeedResult } from './cluster-view.js';
 import { Checks } from './checks.js';
 import { Faults } from './faults.js';
-import { GroupModel } from './model.js';
+import { GroupModel, sectorBytes, stampedBytes } from './model.js';
 import { SourceHost, type SimDiskSpec } from './source-host.js';
 import { TargetHost } from './target-host.js';
 import type { SimProcess } from './world/sim-host.js';
@@ -25,6 +25,7 @@ export class Cluster implements ClusterView {
   readonly targets: TargetHost[] = [];
   readonly counts = Object.fromEntries(counterNames.map((name) => [name, 0])) as Record<CounterName, number>;
   readonly aliases = new Map<string, string>();
+  private readonly seeds = new Map<string, Uint8Array>();
   readonly groupName = 'erp';
   readonly checks: Checks;
   readonly faults: Faults;
@@ -55,6 +56,8 @@ export class Cluster implements ClusterView {
       backoffMsMin: 100,
       backoffMsMax: 2000,
     };
+    // Guests that lived before, of whose disks the targets have an older copy.
+    const seeded = seed % 5 === 0;
     const specs = streams.map((stream, index) =>
       this.diskSpecs(stream, stream, streams.length === 1 ? 3 + random.int(2) : 2 - (index % 2)),
     );
@@ -63,7 +66,10 @@ export class Cluster implements ClusterView {
       name: this.groupName,
       streams,
       disks: specs.flatMap((disks, index) =>
-        disks.map(({ name, sizeBytes }) => ({ name, sizeBytes, stream: streams[index]! })),
+        disks.map(({ name, sizeBytes }) => ({
+          ...{ name, sizeBytes, stream: streams[index]! },
+          ...(seeded ? { seed: seedPath(name) } : {}),
+        })),
       ),
       settings: {
         checkpointIntervalMs: 1000,
@@ -83,10 +89,12 @@ export class Cluster implements ClusterView {
     };
     const events = (host: string, process: SimProcess): EventSink => this.sink(host, process);
     for (const name of targetNames) {
-      this.targets.push(new TargetHost(this.world.addHost(name), declaration, events, key, this.aliases));
+      this.targets.push(new TargetHost(this.world.addHost(name), declaration, events, key, this.aliases, this.seeds));
     }
     for (const [index, stream] of streams.entries()) {
-      this.sources.push(this.makeSource(stream, stream, specs[index]!, targetNames));
+      const source = this.makeSource(stream, stream, specs[index]!, targetNames);
+      this.sources.push(source);
+      if (seeded) this.seedDisks(source);
     }
     this.checks = new Checks(this);
     this.faults = new Faults(this);
@@ -106,6 +114,25 @@ export class Cluster implements ClusterView {
       events,
       this.bounds,
     );
+  }
+
+  /** Some life before the first start; the seed is a copy from its middle, or a part of it. */
+  private seedDisks(source: SourceHost): void {
+    const { random } = this.world;
+    for (const { spec, guest } of source.live) {
+      const write = (): void => {
+        const count = 1 + random.int(200);
+        const first = random.int(guest.bytes.length / sectorBytes - count);
+        const id = this.model.takeId();
+        const written = spec.model.issue(id, false, first * sectorBytes, count * sectorBytes);
+        guest.bytes.set(stampedBytes(id, count * sectorBytes), first * sectorBytes);
+        written.acknowledge();
+      };
+      for (let count = 0; count < 5; count++) write();
+      const shorter = random.chance(0.3) ? sectorBytes * random.int(100) : 0;
+      this.seeds.set(seedPath(spec.name), guest.bytes.slice(0, guest.bytes.length - shorter));
+      for (let count = 0; count < 2; count++) write();
+    }
   }
 
   note(text: string): void {
@@ -194,8 +221,13 @@ export class Cluster implements ClusterView {
       if (fields['kind'] === 'delta') counts.deltaSyncs++;
       if (fields['kind'] === 'bitmap') counts.bitmapSyncs++;
     } else if (code === 'retreat-bitmap') counts.retreats++;
+    else if (code === 'disk-seeded') counts.disksSeeded++;
     else if (code === 'journal-poisoned') counts.poisonings++;
     else if (code === 'history-dropped') this.checks.historyDropped(host);
     else if (code === 'durable-regression') this.broken ??= `${host}: durable-regression ${JSON.stringify(fields)}`;
   }
+}
+
+function seedPath(disk: string): string {
+  return `/data/seed-${disk}.raw`;
 }

@@ -37,6 +37,7 @@ const required: readonly CounterName[] = [
   'disksGrown',
   'disksRemoved',
   'oldDiskSets',
+  'disksSeeded',
 ];
 const batchSeeds = 10;
 

@@ -1,6 +1,7 @@
 /** A target agent of the simulation: one host with one group, started, crashed and started again. */
 import { isTidemarkError } from '../../agent/src/core/errors.js';
 import type { EventSink } from '../../agent/src/core/events.js';
+import type { Storage } from '../../agent/src/core/storage.js';
 import type { Connection, Listener } from '../../agent/src/core/transport.js';
 import { disksAt } from '../../agent/src/target/disk-set.js';
 import { TargetGroup, type GroupDeclaration, type GroupOptions } from '../../agent/src/target/group.js';
@@ -24,6 +25,8 @@ export class TargetHost {
     private readonly key: Uint8Array | undefined,
     /** Names of hosts that present another host's certificate. */
     private readonly aliases: ReadonlyMap<string, string>,
+    /** Content of the files that the declaration names as seeds. */
+    private readonly seeds: ReadonlyMap<string, Uint8Array>,
   ) {}
 
   start(): Promise<TargetGroup | undefined> {
@@ -90,7 +93,21 @@ export class TargetHost {
       return await TargetGroup.open(options);
     } catch (error) {
       if (!isTidemarkError(error, 'group-unknown') && !isTidemarkError(error, 'storage-not-found')) throw error;
+      await this.placeSeeds(options.storage);
       return TargetGroup.create(options, this.declaration);
+    }
+  }
+
+  /** They lie there before anybody makes the group. */
+  private async placeSeeds(storage: Storage): Promise<void> {
+    await storage.makeDirectory('/data');
+    for (const [path, bytes] of this.seeds) {
+      await storage.remove(path);
+      const file = await storage.open(path, 'create');
+      await file.write(bytes, 0);
+      await file.datasync();
+      await file.close();
+      await storage.syncDirectory('/data');
     }
   }
 

@@ -24,6 +24,7 @@ export const errorTable = {
   'durable-regression': { retry: false, hint: 'The target lost data it had called durable; a delta sync repairs it.' },
   'group-unknown': { retry: false, hint: 'Declare the group on the target agent first.' },
   'group-exists': { retry: false, hint: 'A group of this name exists with other disks; choose another name.' },
+  seeding: { retry: true, hint: 'Wait; the source connects by itself when the replica holds its seed.' },
   'disk-missing': {
     retry: false,
     hint: 'Give the disk back to the source group, or give it up with `tidemark group forget-disk`.',

@@ -40,6 +40,11 @@ export interface Storage {
   removeTree(path: string): Promise<void>;
   /** Names (not paths) in a directory, sorted. Missing directory: `storage-not-found`. */
   list(directory: string): Promise<string[]>;
+  /**
+   * Makes `to`, which must not exist, a copy of `from` that shares its blocks; neither name nor content is synced. False:
+   * the file system cannot, nothing was made. Left out: this storage never can.
+   */
+  clone?(from: string, to: string): Promise<boolean>;
   /** Creates the directory and its parents; durable (parents synced) when it returns. */
   makeDirectory(directory: string): Promise<void>;
   syncDirectory(directory: string): Promise<void>;

@@ -10,6 +10,9 @@ const openFd = promisify(open);
 const closeFd = promisify(close);
 const syncFd = promisify(fsync);
 
+/** Another file system, or one without reflinks. */
+const cannotClone = new Set(['ENOTSUP', 'EOPNOTSUPP', 'EXDEV', 'EINVAL', 'ENOSYS', 'ENOTTY']);
+
 const flags: Record<OpenMode, number> = {
   read: constants.O_RDONLY,
   write: constants.O_RDWR,
@@ -46,6 +49,20 @@ export class NodeStorage implements Storage {
 
   async removeTree(path: string): Promise<void> {
     await attempt('remove', path, () => fs.rm(path, { recursive: true, force: true }));
+  }
+
+  async clone(from: string, to: string): Promise<boolean> {
+    try {
+      await fs.copyFile(from, to, constants.COPYFILE_EXCL | constants.COPYFILE_FICLONE_FORCE);
+      await fs.chmod(to, 0o600);
+      return true;
+    } catch (error) {
+      const errno = errnoOf(error);
+      if (errno === 'EEXIST') throw storageError('clone', to, error);
+      await this.remove(to);
+      if (cannotClone.has(errno ?? '')) return false;
+      throw storageError('clone', from, error);
+    }
   }
 
   async list(directory: string): Promise<string[]> {

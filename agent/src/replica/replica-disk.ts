@@ -89,6 +89,17 @@ export class ReplicaDisk {
     return this.#writer.run(() => applyWindow(this.#data, this.#digests, window));
   }
 
+  /** The image holds these bytes at the chunk already, durably: its digest says so with the next `settle`. */
+  adopt(chunk: number, bytes: Uint8Array): Promise<void> {
+    return this.#writer.run(async () => {
+      const whole = bytes.length === chunkBytes ? bytes : Buffer.concat([bytes], chunkBytes);
+      const page = await this.#digests.pin(chunk);
+      page.setDigest(chunk % chunksPerPage, chunkDigest(whole));
+      this.#digests.markDirty(page);
+      page.pinCount--;
+    });
+  }
+
   settle(): Promise<void> {
     return this.#writer.run(() => this.#digests.settle());
   }

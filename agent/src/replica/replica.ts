@@ -123,6 +123,33 @@ export class Replica {
     });
   }
 
+  /**
+   * Gives an empty disk an image that shares the blocks of a raw file, which is not larger. The bytes count when their
+   * digests are there (`adopt`). False: not possible here, nothing was changed.
+   */
+  clone(index: number, from: string): Promise<boolean> {
+    return this.#changes.run(async () => {
+      const { storage, directory, key } = this.#options;
+      const open = this.#disks.get(index);
+      if (open === undefined || key !== undefined || storage.clone === undefined) return false;
+      const path = this.#path(index, 'raw');
+      await storage.remove(`${path}.new`);
+      if (!(await storage.clone(from, `${path}.new`))) return false;
+      const image = await storage.open(`${path}.new`, 'write');
+      try {
+        await image.truncate(imageBytes(open.header.sizeBytes));
+        await image.datasync();
+      } finally {
+        await image.close();
+      }
+      await this.#close(index);
+      await storage.rename(`${path}.new`, path);
+      await storage.syncDirectory(directory);
+      await this.#open(index);
+      return true;
+    });
+  }
+
   /** Deletes a disk's files, durable on return. No view may read it any more. */
   remove(index: number): Promise<void> {
     return this.#changes.run(async () => {

@@ -12,6 +12,7 @@ import type { TargetGroupConfig, TargetGroupSpec } from '../service/group-spec.j
 import { TargetGroup } from '../target/group.js';
 import { TargetSession } from '../target/session.js';
 import type { ViewListener } from '../target/views.js';
+import { checkSeed } from './check-seed.js';
 import { adoptDirectory, wasAdopted } from './adopt-directory.js';
 import { viewExportName, type ExportHost } from './exports.js';
 import { groupPlans } from './group-plans.js';
@@ -107,7 +108,9 @@ export class TargetSide {
         await this.change(known, spec, owner);
         return known;
       }
-      const { keys } = this.options;
+      const { keys, storage } = this.options;
+      for (const [index, { seed, sizeBytes }] of spec.disks.entries())
+        if (seed !== undefined) await checkSeed(storage, seed, sizeBytes, `disks[${index}].seed`);
       const options = this.groupOptions(
         name,
         spec.encryptionKeyFile === undefined ? undefined : await readKeyFile(spec.encryptionKeyFile),

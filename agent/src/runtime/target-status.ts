@@ -98,6 +98,7 @@ function alertsOf(group: TargetGroup): GroupStatus['alerts'] {
     sinceMs: group.context.clock.wallMs(),
   });
   const alerts = [];
+  if (group.seeding.failure !== undefined) alerts.push(alert('seeding', group.seeding.failure));
   for (const { name, missing } of group.context.manifest.state.disks.values())
     if (missing === true)
       alerts.push(
@@ -111,6 +112,25 @@ function alertsOf(group: TargetGroup): GroupStatus['alerts'] {
     }
   }
   return alerts;
+}
+
+function seedsOf({ seeding, name }: TargetGroup): GroupStatus['syncs'] {
+  const { progress } = seeding;
+  if (progress === undefined) return [];
+  const { disk, doneBytes, totalBytes, startedMs, bytesPerSecond } = progress;
+  const secondsLeft = bytesPerSecond > 0 ? (totalBytes - doneBytes) / bytesPerSecond : null;
+  return [
+    {
+      id: `${name}/${disk}`,
+      kind: 'seed',
+      disks: [disk],
+      startedMs,
+      doneBytes,
+      totalBytes,
+      bytesPerSecond,
+      secondsLeft,
+    },
+  ];
 }
 
 function diskState(group: TargetGroup, { index, stream }: GroupDisk): GroupStatus['disks'][number]['state'] {
@@ -201,7 +221,7 @@ export async function targetStatus(group: TargetGroup, exports: ExportHost): Pro
       clockOffsetMs: session.clockBehindMs === undefined ? null : -session.clockBehindMs,
       lastError: null,
     })),
-    syncs: [],
+    syncs: seedsOf(group),
     journal: {
       bytes: journal.usage.bytes,
       hardLimitBytes: settings.hardLimitBytes,

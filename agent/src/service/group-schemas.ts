@@ -103,7 +103,7 @@ export type VmAttachmentView = z.infer<typeof vmAttachmentSchema>;
 
 export const syncStatusSchema = progressSchema.extend({
   id: z.string(),
-  kind: z.enum(['initial', 'bitmap', 'delta']),
+  kind: z.enum(['initial', 'bitmap', 'delta', 'seed']).describe('seed: the replica is being made from a file here'),
   disks: z.array(nameSchema),
   startedMs: timeMsSchema,
 });

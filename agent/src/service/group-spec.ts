@@ -63,6 +63,14 @@ export const targetDiskSchema = z.strictObject({
   name: nameSchema,
   sizeBytes: diskSizeSchema,
   stream: nameSchema.describe('The source agent that sends this disk'),
+  seed: z
+    .string()
+    .max(4096)
+    .regex(/^\/[^\0]*$/, 'an absolute path')
+    .optional()
+    .describe(
+      'Raw file on the agent host that the replica of a new group is made from, so that the first sync sends only what differs. It is not changed',
+    ),
 });
 
 const targetGroupShape = z.strictObject({

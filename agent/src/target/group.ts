@@ -26,6 +26,7 @@ import type { Checkpoint } from './manifest-records.js';
 import { Manifest, type DiskRecord } from './manifest.js';
 import { Operations, type OperationPlan } from './operations.js';
 import { ReplicaSet } from './replica-set.js';
+import { Seeding } from './seeding.js';
 import type { SessionGroup, TargetSession } from './session.js';
 import { transitionPlans } from './transitions.js';
 import { groupSettingsSchema, type GroupSettings } from './settings.js';
@@ -35,7 +36,13 @@ import { ViewRegistry, type ViewListener } from './views.js';
 export interface GroupDeclaration {
   readonly name: string;
   readonly streams: readonly string[];
-  readonly disks: readonly { readonly name: string; readonly sizeBytes: number; readonly stream: string }[];
+  readonly disks: readonly {
+    readonly name: string;
+    readonly sizeBytes: number;
+    readonly stream: string;
+    /** Raw file on this host, not larger than the disk, that its replica is made from. */
+    readonly seed?: string | undefined;
+  }[];
   readonly settings: Partial<GroupSettings>;
 }
 
@@ -67,6 +74,7 @@ export class TargetGroup implements SessionGroup {
   readonly operations: Operations;
   readonly upkeep: Upkeep;
   readonly disks: DiskChanges;
+  readonly seeding: Seeding;
   readonly machines: GroupMachines | undefined;
   private readonly sessions = new Map<number, TargetSession>();
   private barrierTimer: Timer | undefined;
@@ -88,6 +96,7 @@ export class TargetGroup implements SessionGroup {
     private readonly onFailed: (error: Error) => void,
   ) {
     const { manifest, journal, replicas, clock } = context;
+    this.seeding = new Seeding(context);
     const disks = new DiskChanges(context);
     this.disks = disks;
     const changeDisk: DiskChangeHandler = (...change) => disks.apply(...change);
@@ -141,7 +150,9 @@ export class TargetGroup implements SessionGroup {
         const stream = streams.get(disk.stream);
         if (stream === undefined)
           throw new TidemarkError('request-invalid', `No stream ${disk.stream}.`, { path: `disks[${index}].stream` });
-        return { type: 'disk' as const, index, name: disk.name, sizeBytes: disk.sizeBytes, stream, removed: false };
+        const { name, sizeBytes, seed } = disk;
+        const record = { type: 'disk' as const, index, name, sizeBytes, stream, removed: false };
+        return seed === undefined ? record : { ...record, seed };
       }),
       {
         type: 'epoch' as const,
@@ -226,6 +237,7 @@ export class TargetGroup implements SessionGroup {
     await opened.upkeep.resumePromotion();
     await opened.views.reopen();
     await opened.operations.resume();
+    opened.seeding.start();
     opened.scheduleUpkeep();
     opened.scheduleBarrier();
     opened.machines?.start();
@@ -290,6 +302,7 @@ export class TargetGroup implements SessionGroup {
     const stream = [...state.streams].find(([, streamName]) => streamName === hello.stream)?.[0];
     if (stream === undefined) throw new TidemarkError('group-unknown', `Group ${name} has no stream ${hello.stream}.`);
     checkEpoch(name, hello, state);
+    this.seeding.refuseSource();
     // One source of a stream at a time: the newest connection counts.
     this.sessions.get(stream)?.close('shutting-down', 'A newer connection of this stream has come.');
     this.sessions.set(stream, session);
@@ -425,6 +438,7 @@ export class TargetGroup implements SessionGroup {
     this.barrierTimer?.cancel();
     this.upkeepTimer?.cancel();
     await this.machines?.stop();
+    await this.seeding.stop();
     for (const session of [...this.sessions.values()]) session.close('shutting-down', 'The target agent is stopping.');
     await this.ingest.drained();
     await this.upkeepRun;

@@ -59,6 +59,8 @@ export const manifestRecordSchema = z.discriminatedUnion('type', [
     pending: z.boolean().optional(),
     /** The source does not send the disk: checkpoints are incomplete without it. */
     missing: z.boolean().optional(),
+    /** Raw file on this host that the image is made from; gone when it holds all of it. */
+    seed: z.string().optional(),
   }),
   z.strictObject({ type: z.literal('stream'), index: z.number().int(), name: z.string() }),
   /** A start of a source agent; durable before its first block is taken. */

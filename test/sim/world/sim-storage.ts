@@ -54,6 +54,17 @@ export class SimStorage implements Storage {
     );
   }
 
+  /** Now and then the file system cannot. */
+  async clone(from: string, to: string): Promise<boolean> {
+    if (this.#disk.random.chance(0.5)) return false;
+    const source = await this.open(from, 'read');
+    const bytes = new Uint8Array(await source.sizeBytes());
+    await source.read(bytes, 0).finally(() => source.close());
+    const target = await this.open(to, 'create');
+    await target.write(bytes, 0).finally(() => target.close());
+    return true;
+  }
+
   list(directory: string): Promise<string[]> {
     return this.#submit('list', directory, () => [...this.#disk.tree.directory(directory).entries.keys()].sort());
   }
