@@ -5,7 +5,6 @@
  * told what was missed. A write that reached the source before the transaction is in the base bitmap; one after the
  * mirror began is captured; between both it is in either, maybe in both.
  */
-import { randomHex } from '../core/ids.js';
 import type { Clock } from '../core/clock.js';
 import { TidemarkError } from '../core/errors.js';
 import type { EventSink } from '../core/events.js';
@@ -16,15 +15,15 @@ import type { Monitor } from '../hypervisor/monitor.js';
 import type { ByteRange } from '../link/coverage.js';
 import type { LinkStatus } from '../link/link-status.js';
 import type { NbdBlockDevice } from '../nbd/nbd-block-device.js';
-import type { AttachRecord, Covered } from './attach-record.js';
-import { add, isSound, listBitmaps, merge, remove, transaction } from './bitmaps.js';
+import type { AttachRecord } from './attach-record.js';
+import { covers, DiskBitmaps } from './disk-bitmaps.js';
 import { clearExports, clearMirror, startMirror } from './mirror-job.js';
-import { openReader, readBitmap, stopServer, type VmExports } from './nbd-exports-of-vm.js';
+import { openReader, stopServer, type VmExports } from './nbd-exports-of-vm.js';
 import { diskNames, type DiskNames } from './names.js';
 import type { VmDiskReader } from './vm-disk-reader.js';
 
-/** A rotation lets no guest wait for longer than a write does; more often would only shorten what a return reads. */
-const rotateMs = 15_000;
+/** A job that ended before its VM is heard of within this time. */
+const settleMs = 1500;
 
 export interface DiskAttachmentOptions {
   readonly group: SourceGroup;
@@ -39,19 +38,12 @@ export interface DiskAttachmentOptions {
   readonly captureSocket: string;
   /** Where this VM's QEMU listens for the agent. */
   readonly readerSocket: string;
+  /** Clients of the capture export. */
+  readonly clientCount: () => number;
   readonly record: AttachRecord;
   readonly clock: Clock;
   readonly random: Random;
   readonly events: EventSink;
-}
-
-/** A job that ended before its VM is heard of within this time. */
-const settleMs = 1500;
-
-interface Rotation {
-  readonly younger: string;
-  /** By target: what it must make durable to hold all that was written before `younger` began. */
-  readonly wanted: Map<string, Covered>;
 }
 
 export class DiskAttachment {
@@ -66,23 +58,31 @@ export class DiskAttachment {
   private readonly o: DiskAttachmentOptions;
   private device: NbdBlockDevice | undefined;
   private nodeName = '';
-  private base: string | undefined;
   /** The mirror was not seen to end before its VM did. */
   private endedWithVm = false;
   private lostAtMs = 0;
-  private rotation: Rotation | undefined;
-  private nextRotationMs = 0;
+  /** Reasons to lose it that were heard, attached or not. */
+  private lossCount = 0;
+  private readonly bitmaps: DiskBitmaps;
+  /** By target: the incarnation whose first comparison the bitmap was weighed against. */
+  private readonly narrowed = new Map<string, number>();
 
   constructor(options: DiskAttachmentOptions) {
     this.o = options;
     this.name = options.name;
     this.target = options.target;
     this.names = diskNames(options.group.agent, options.group.name, options.name);
+    this.bitmaps = new DiskBitmaps({ ...options, names: this.names });
     options.reader.onUnreadable = () => this.lose('a sync must read it, which needs the VM to run');
   }
 
   get index(): number {
     return this.o.index;
+  }
+
+  /** QEMU holds a connection to the capture export. */
+  get isConnected(): boolean {
+    return this.o.clientCount() > 0;
   }
 
   get sizeBytes(): number {
@@ -91,9 +91,7 @@ export class DiskAttachment {
 
   /** What a new start of the agent would have to read. */
   get returnsBy(): 'bitmap' | 'compare' {
-    const covered = this.coverage();
-    const { links } = this.o.group.status;
-    return this.base !== undefined && links.every(({ target }) => covered[target] !== undefined) ? 'bitmap' : 'compare';
+    return this.bitmaps.returnsBy;
   }
 
   /**
@@ -101,6 +99,7 @@ export class DiskAttachment {
    * {@link settle} finds out; any other loss, also a later one, means that writes may have been missed.
    */
   lose(reason: string, { withVm = false } = {}): void {
+    this.lossCount++;
     if (!this.attached && !this.quiet) {
       if (!withVm) this.endedWithVm = false;
       return;
@@ -116,8 +115,7 @@ export class DiskAttachment {
 
   /** QEMU's process ended: nothing of it is left. */
   forget(): void {
-    this.base = undefined;
-    this.rotation = undefined;
+    this.bitmaps.forget();
   }
 
   /**
@@ -154,23 +152,25 @@ export class DiskAttachment {
     this.endedWithVm = false;
     try {
       await startMirror(monitor, clock, this.names, node.nodeName, { socketPath: captureSocket, exportName });
-      const missed = await this.turnOver(monitor);
+      const { lossCount } = this;
+      const missed = await this.bitmaps.turnOver(this.exports(monitor), node.nodeName);
       await this.openReader(monitor);
+      if (this.lossCount !== lossCount || !this.isConnected)
+        throw new TidemarkError('hypervisor-failed', `The mirror of ${this.name} ended while it was being attached.`);
       this.attached = true;
       this.lastSync = missed === undefined ? 'compare' : 'bitmap';
-      const told = this.coverage();
-      group.setAttached(
-        index,
-        true,
-        missed === undefined ? undefined : { ranges: missed, coversLink: (link) => this.covers(told, link) },
-      );
-      await this.adopt(missed !== undefined);
-      const missedBytes = missed?.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
+      const proofs = this.bitmaps.proofs();
+      const coversLink = (link: LinkStatus): boolean => covers(proofs, link);
+      group.setAttached(index, true, missed === undefined ? undefined : { ranges: missed, coversLink });
+      this.noteNarrowed(group.status.links);
+      await this.bitmaps.adopt(missed !== undefined);
+      const missedBytes = missed === undefined ? undefined : bytesIn(missed);
       this.o.events.emit('disk-attached', { group: group.name, disk: this.name, sync: this.lastSync, missedBytes });
     } catch (error) {
       this.attached = false;
       group.setAttached(index, false);
-      this.closeReader();
+      // The guest shall not go on writing to a mirror that serves nobody. What cannot be taken away now is at the next try.
+      await this.clear(monitor).catch(() => undefined);
       throw error;
     }
   }
@@ -201,108 +201,34 @@ export class DiskAttachment {
     await this.openReader(monitor);
   }
 
-  /** Begins a younger bitmap, or drops the base when every target holds what was before the younger. */
+  /** A target that was reached only after the attach need not be compared either, when the base marks all it may lack. */
+  async catchUp(monitor: Monitor): Promise<void> {
+    const { group, index } = this.o;
+    const proofs = this.bitmaps.proofs();
+    const late = group.status.links.filter(
+      (link) =>
+        this.narrowed.get(link.target) !== link.incarnation &&
+        link.syncs.some(({ disk, kind }) => disk === this.name && kind === 'delta') &&
+        covers(proofs, link),
+    );
+    if (!this.attached || late.length === 0) return;
+    const ranges = await this.bitmaps.readBase(this.exports(monitor), this.nodeName);
+    if (ranges === undefined || !this.attached) return;
+    const missedBytes = bytesIn(ranges);
+    for (const { target, incarnation } of late) {
+      group.narrow(index, target, incarnation, ranges);
+      this.o.events.emit('disk-caught-up', { group: group.name, disk: this.name, target, missedBytes });
+    }
+    this.noteNarrowed(late);
+    await this.bitmaps.adopt(true);
+  }
+
   async rotate(monitor: Monitor): Promise<void> {
-    const { clock, random, record, name } = this.o;
-    if (!this.attached || this.base === undefined) return;
-    const links = this.o.group.status.links;
-    const { rotation } = this;
-    if (rotation === undefined) {
-      if (clock.monotonicMs() < this.nextRotationMs || !links.every((link) => this.isClean(link))) return;
-      const younger = `${this.names.prefix}-${randomHex(random, 4)}`;
-      await transaction(monitor, [add(this.nodeName, younger)]);
-      // What was under way when it began has been answered, and so has its sequence, when nothing is under way any more.
-      await transaction(monitor, []);
-      this.rotation = { younger, wanted: new Map() };
-      return;
-    }
-    const covered = this.coveredBy(rotation, links);
-    if (covered === undefined) return;
-    await record.setDisk(name, { base: rotation.younger, covered });
-    await transaction(monitor, [remove(this.nodeName, this.base)]);
-    this.base = rotation.younger;
-    this.rotation = undefined;
-    this.nextRotationMs = clock.monotonicMs() + rotateMs;
+    if (this.attached) await this.bitmaps.rotate(monitor, this.nodeName);
   }
 
-  /** Undefined: a target still lacks something that was written before the younger bitmap began. */
-  private coveredBy({ wanted }: Rotation, links: readonly LinkStatus[]): Record<string, Covered> | undefined {
-    const covered: Record<string, Covered> = {};
-    for (const link of links) {
-      const { target, epoch, branch, incarnation, sequenceGiven } = link;
-      let want = wanted.get(target);
-      if ((want === undefined || want.incarnation !== incarnation) && this.isClean(link)) {
-        want = { epoch, branch, incarnation, sequence: sequenceGiven, through: incarnation };
-        wanted.set(target, want);
-      }
-      if (want === undefined || want.incarnation !== incarnation) continue;
-      if (link.sequenceDurable >= want.sequence && want.branch === branch) covered[target] = want;
-    }
-    return links.every(({ target }) => covered[target] !== undefined) ? covered : undefined;
-  }
-
-  /** Everything captured is on its way in order: what is given a sequence now comes after all that was before. */
-  private isClean(link: LinkStatus): boolean {
-    return link.incarnation > 0 && link.stage !== 'bitmap' && !link.syncs.some(({ disk }) => disk === this.name);
-  }
-
-  /** New bitmaps at one moment. What the base marked by then; undefined: there is none to be believed. */
-  private async turnOver(monitor: Monitor): Promise<ByteRange[] | undefined> {
-    const { random, record, name } = this.o;
-    const { prefix } = this.names;
-    const there = await listBitmaps(monitor, this.nodeName, prefix);
-    const known = this.base ?? record.disk(name)?.base;
-    const base = there.find((bitmap) => bitmap.name === known && isSound(bitmap))?.name;
-    const others = there.flatMap((bitmap) => (bitmap.name === undefined || bitmap.name === base ? [] : [bitmap.name]));
-    const younger = `${prefix}-${randomHex(random, 4)}`;
-    const copy = `${prefix}-${randomHex(random, 4)}`;
-    const drops = others.map((other) => remove(this.nodeName, other));
-    this.rotation = undefined;
-    if (base === undefined) {
-      await transaction(monitor, [...drops, add(this.nodeName, younger)]);
-      this.base = younger;
-      return undefined;
-    }
-    const copying = [add(this.nodeName, copy, true), merge(this.nodeName, copy, base)];
-    await transaction(monitor, [...drops, ...copying, add(this.nodeName, younger)]);
-    this.base = base;
-    this.rotation = { younger, wanted: new Map() };
-    const ranges = await readBitmap(this.exports(monitor), this.names.bitmapExport, this.nodeName, copy);
-    await transaction(monitor, [remove(this.nodeName, copy)]);
-    return ranges;
-  }
-
-  /** What the targets were seen to hold when the base was all that they may lack; of this start or an earlier one. */
-  private coverage(): Record<string, Covered> {
-    const known = this.o.record.disk(this.name);
-    return known !== undefined && known.base === this.base ? { ...known.covered } : {};
-  }
-
-  /** The link's target goes on from where the base's beginning was proven, and has lost nothing of it. */
-  private covers(covered: Record<string, Covered>, link: LinkStatus): boolean {
-    const proof = covered[link.target];
-    const { previous } = link;
-    if (proof === undefined || previous === undefined) return false;
-    if (proof.epoch !== link.epoch || proof.branch !== link.branch) return false;
-    if (previous.incarnation === proof.incarnation) return previous.durableSequence >= proof.sequence;
-    return previous.incarnation > proof.incarnation && previous.incarnation <= proof.through;
-  }
-
-  /** The base as it is now becomes durable; a proof of an earlier incarnation holds for the present one too. */
-  private async adopt(kept: boolean): Promise<void> {
-    const { record, name, group } = this.o;
-    const base = this.base ?? '';
-    if (!kept) {
-      await record.setDisk(name, { base, covered: {} });
-      return;
-    }
-    const covered = this.coverage();
-    for (const link of group.status.links) {
-      const proof = covered[link.target];
-      if (proof !== undefined && this.covers(covered, link))
-        covered[link.target] = { ...proof, through: link.incarnation };
-    }
-    await record.setDisk(name, { base, covered });
+  private noteNarrowed(links: readonly LinkStatus[]): void {
+    for (const { target, incarnation } of links) if (incarnation > 0) this.narrowed.set(target, incarnation);
   }
 
   private exports(monitor: Monitor): VmExports {
@@ -324,4 +250,8 @@ export class DiskAttachment {
     this.o.reader.use(undefined);
     if (device !== undefined) void device.close().catch(() => undefined);
   }
+}
+
+function bytesIn(ranges: readonly ByteRange[]): number {
+  return ranges.reduce((sum, { lengthBytes }) => sum + lengthBytes, 0);
 }

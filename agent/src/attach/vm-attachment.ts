@@ -52,8 +52,6 @@ export interface VmAttachmentOptions {
   readonly clock: Clock;
   readonly events: EventSink;
   readonly mayAttach: () => AttachVerdict;
-  /** Clients of a disk's capture export. */
-  readonly clientCount: (disk: DiskAttachment) => number;
 }
 
 export interface VmFailure {
@@ -186,6 +184,7 @@ export class VmAttachment {
     if (this.disks.some(({ attached }) => !attached)) await this.attach(monitor);
     for (const disk of this.disks) {
       await disk.keepReader(monitor);
+      await disk.catchUp(monitor);
       await disk.rotate(monitor);
     }
     this.enter('attached');
@@ -221,7 +220,7 @@ export class VmAttachment {
     for (const disk of this.disks) {
       const job = jobs.find(({ device }) => device === disk.names.job);
       if (job?.ready !== true) disk.lose('its mirror has ended');
-      else if (this.o.clientCount(disk) === 0) disk.lose('no connection to the capture export');
+      else if (!disk.isConnected) disk.lose('no connection to the capture export');
     }
   }
 

@@ -52,6 +52,8 @@ export interface SourceGroupOptions {
   readonly clock: Clock;
   readonly random: Random;
   readonly events: EventSink;
+  /** A target was reached, for the first time or again. */
+  readonly onWelcome?: () => void;
   /** Milliseconds, at least 1000. Left out: what each target says (default 5000). */
   readonly checkpointIntervalMs?: number | undefined;
 }
@@ -215,6 +217,12 @@ export class SourceGroup implements LinkGroup {
     }
   }
 
+  /** In place of the comparison that the target's present incarnation began with: `missed` is all that it may lack. */
+  narrow(disk: number, target: string, incarnation: number, missed: readonly ByteRange[]): void {
+    const link = this.linkList.find((each) => each.target === target && each.status.incarnation === incarnation);
+    if (link?.narrow(disk, missed) === true) link.attached(disk, missed, false);
+  }
+
   /** The VM's definition from now on: later checkpoints name it. Undefined: the VM left the group. */
   setDefinition(vm: string, blob: DefinitionBlob | undefined): void {
     if (blob === undefined) this.definitions.delete(vm);
@@ -286,6 +294,7 @@ export class SourceGroup implements LinkGroup {
   welcomed(link: SourceLink, streamCount: number, checkpointIntervalMs: number): void {
     if (!this.linkList.includes(link)) return;
     this.streamCounts.set(link, streamCount);
+    this.options.onWelcome?.();
     const running = this.timers.get(link);
     if (streamCount > 1) {
       running?.stop();

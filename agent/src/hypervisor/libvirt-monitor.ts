@@ -39,6 +39,8 @@ export class LibvirtMonitor implements Monitor {
         this.#lose('the VM does not run');
         throw gone;
       }
+      if (isTidemarkError(error, 'hypervisor-failed') && /failed to connect/i.test(error.message))
+        throw new Failure('hypervisor-unreachable', error.message, { cause: error });
       throw error;
     }
     return resultOf(command, parseReply(command, text));

@@ -197,7 +197,8 @@ export class SourceSide {
     const disks = await opened.openAll(config.disks);
     for (const { name, sizeBytes, reader } of plans) disks.push({ name, sizeBytes, reader, attachedLater: true });
     const checkpointIntervalMs = config.checkpointIntervalSeconds * 1000;
-    return new SourceGroup({ name: config.name, agent, disks, clock, random, events, checkpointIntervalMs });
+    const onWelcome = (): void => this.options.vms.kick(config.name);
+    return new SourceGroup({ name: config.name, agent, disks, clock, random, events, checkpointIntervalMs, onWelcome });
   }
 
   private addLink(group: SourceGroup, target: Target, linkCount: number): void {

@@ -104,6 +104,7 @@ export class SourceVms {
         new DiskAttachment({
           ...{ group, record, clock, random, events, index, name, target, reader, exportName },
           captureSocket: options.captureSocket,
+          clientCount: () => options.clientCount(exportName),
           readerSocket: `${socketDirectory}/vm-${id}.sock`,
         });
       const attachment = new VmAttachment({
@@ -124,7 +125,6 @@ export class SourceVms {
           await host.close(`${config.name}/${name}`);
         },
         mayAttach: () => options.mayAttach(group.name),
-        clientCount: ({ name }) => options.clientCount(`${group.name}/${name}`),
       });
       this.kept = [...this.kept, { group: group.name, attachment }];
       attachment.start();
@@ -137,6 +137,11 @@ export class SourceVms {
       const found = attachment.disks.find(({ name }) => name === disk);
       if (found !== undefined) attachment.clientsChanged(found, count);
     }
+  }
+
+  /** Something changed at the group's links: its VMs are looked at now. */
+  kick(group: string): void {
+    for (const attachment of this.of(group)) attachment.kick();
   }
 
   of(group: string): VmAttachment[] {

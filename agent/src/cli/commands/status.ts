@@ -104,6 +104,8 @@ function groupText(group: GroupStatus, session: Session): string {
   lines.push(
     `  disks       ${group.disks.map((disk) => `${disk.name} ${formatBytes(disk.sizeBytes)}${disk.state === 'attached' ? '' : ` (${disk.state})`}`).join(', ')}`,
   );
+  for (const { vm, hypervisor, state, disks } of group.vms ?? [])
+    lines.push(`  vm          ${oneLine(vm)} on ${hypervisor}: ${state}, ${disks.length} disks`);
   for (const view of group.views)
     lines.push(
       `  view        ${view.id} at ${view.checkpoint}, ${view.purpose}, scratch ${formatBytes(view.scratchBytes)}`,
