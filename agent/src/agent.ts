@@ -46,7 +46,7 @@ import { TargetSide } from './runtime/target-side.js';
 import { readTlsFiles, type TlsMaterial } from './runtime/tls-files.js';
 import { EventRing } from './service/event-ring.js';
 
-const slabBytes = 4 * 1024 * 1024;
+const slabBytes = 1024 * 1024;
 const upkeepMs = 1000;
 const purgeMs = 60_000;
 
