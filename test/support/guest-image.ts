@@ -18,7 +18,7 @@ export interface GuestImage {
 /** Raw images of its disks, to be copied by who starts a VM. */
 export type GuestDisk = 'root' | 'data' | 'wal' | 'acks';
 
-/** With a bare network of packages: about a minute. */
+/** Some 40 s when packages come fast. */
 const buildTimeoutMs = 600_000;
 
 /** Path of a disk's image. */

@@ -10,7 +10,7 @@ const sampleCount = Number(process.env['TIDEMARK_SAMPLES'] ?? 2);
 
 describe('PostgreSQL and its client in two real VMs, protected as one group', () => {
   let sites: TwoTierSites;
-  beforeAll(async () => (sites = await TwoTierSites.start()), 400_000);
+  beforeAll(async () => (sites = await TwoTierSites.start()), 900_000);
   afterAll(async () => sites?.[Symbol.asyncDispose](), 60_000);
 
   test(
