@@ -1,16 +1,17 @@
 /**
  * A libvirt daemon of a test's own, in a mount namespace with directories of its own: what it defines is seen by nobody
- * else, and everything ends with it. Needs root; QEMU runs as root, emulated.
+ * else, and all of it (VMs, networks) ends with its owner, also when that is killed. Needs root; QEMU runs as root, emulated.
+ * The host's network namespace is shared, since an agent looks at bridges there; libvirt names each bridge anew.
  */
 import { randomUUID } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Virsh } from '../../agent/src/hypervisor/virsh.js';
+import { repositoryRoot } from './paths.js';
 import type { ManagedProcess, Processes } from './processes.js';
 import { waitFor } from './wait.js';
-
-/** Bound over the host's directories of the same name. */
-const directories = { run: '/run', lib: '/var/lib', etc: '/etc', log: '/var/log', cache: '/var/cache' } as const;
 
 const qemuConf = `security_driver = "none"
 user = "root"
@@ -24,26 +25,29 @@ stdio_handler = "file"
 
 export class PrivateLibvirt implements AsyncDisposable {
   readonly virsh: Virsh;
-  #process: ManagedProcess | undefined;
+  #daemon: ManagedProcess | undefined;
 
   private constructor(
     private readonly processes: Processes,
     private readonly directory: string,
     private readonly name: string,
+    private readonly place: ChildProcess,
   ) {
     this.virsh = new Virsh({ uri: this.uri });
   }
 
   /** `directory`: short, its own; made when missing. */
   static async start(processes: Processes, directory: string, name = 'libvirt'): Promise<PrivateLibvirt> {
-    const libvirt = new PrivateLibvirt(processes, directory, name);
-    for (const [own, parent] of Object.entries(directories)) {
-      mkdirSync(join(directory, own), { recursive: true });
-      mkdirSync(join(parent, 'libvirt'), { recursive: true });
-    }
+    mkdirSync(join(directory, 'etc'), { recursive: true });
     writeFileSync(join(directory, 'etc', 'qemu.conf'), qemuConf);
     writeFileSync(join(directory, 'etc', 'libvirtd.conf'), `host_uuid = "${randomUUID()}"\nauth_unix_rw = "none"\n`);
-    await libvirt.startDaemon();
+    const libvirt = new PrivateLibvirt(processes, directory, name, await startPlace(directory));
+    try {
+      await libvirt.startDaemon();
+    } catch (error) {
+      await libvirt[Symbol.asyncDispose]();
+      throw error;
+    }
     return libvirt;
   }
 
@@ -56,16 +60,9 @@ export class PrivateLibvirt implements AsyncDisposable {
   }
 
   async startDaemon(): Promise<void> {
-    const binds = Object.entries(directories).map(
-      ([own, parent]) => `mount --bind ${join(this.directory, own)} ${parent}/libvirt`,
-    );
-    const script = [
-      'mount --make-rprivate /',
-      ...binds,
-      `exec libvirtd --pid-file ${join(this.directory, 'libvirtd.pid')}`,
-    ].join(' && ');
-    const child = this.processes.start(this.name, 'unshare', ['--mount', 'sh', '-c', script]);
-    this.#process = child;
+    const daemon = ['libvirtd', '--pid-file', join(this.directory, 'libvirtd.pid')];
+    const child = this.processes.start(this.name, 'nsenter', [`--mount=/proc/${this.place.pid}/ns/mnt`, ...daemon]);
+    this.#daemon = child;
     await waitFor(`${this.name} answers`, async () => {
       child.failIfExited();
       return existsSync(this.socketPath) && (await this.virsh.run(['version'])) !== '';
@@ -74,7 +71,7 @@ export class PrivateLibvirt implements AsyncDisposable {
 
   /** kill -9 of the daemon; its VMs go on. */
   async killDaemon(): Promise<void> {
-    await this.#process?.kill('SIGKILL');
+    await this.#daemon?.kill('SIGKILL');
   }
 
   /** Process id of a running VM's QEMU. */
@@ -86,31 +83,28 @@ export class PrivateLibvirt implements AsyncDisposable {
     return (await this.virsh.run(['list', '--name', ...flags])).split('\n').filter((line) => line !== '');
   }
 
-  /** Ends every VM and network of this daemon, then the daemon. */
+  /** Ends the daemon, every VM and every network of it. */
   async [Symbol.asyncDispose](): Promise<void> {
-    try {
-      if (this.#process?.isRunning !== true) await this.startDaemon();
-      for (const name of await this.list()) await this.virsh.run(['destroy', name]);
-      for (const name of (await this.virsh.run(['net-list', '--name'])).split('\n'))
-        if (name.trim() !== '') await this.virsh.run(['net-destroy', name.trim()]);
-    } finally {
-      for (const file of pidFiles(join(this.directory, 'run', 'qemu'))) kill(Number(readFileSync(file, 'utf8')));
-      await this.#process?.stop();
-    }
+    await this.#daemon?.stop();
+    const { place } = this;
+    if (place.exitCode !== null || place.signalCode !== null) return;
+    const ended = once(place, 'exit');
+    place.stdin?.end();
+    await ended;
   }
 }
 
-function pidFiles(directory: string): string[] {
-  if (!existsSync(directory)) return [];
-  return readdirSync(directory)
-    .filter((name) => name.endsWith('.pid'))
-    .map((name) => join(directory, name));
-}
-
-function kill(pid: number): void {
-  try {
-    if (pid > 1) process.kill(pid, 'SIGKILL');
-  } catch {
-    // It has ended.
-  }
+/** The process that holds the namespace; it ends, and ends all in it, when its standard input does. */
+async function startPlace(directory: string): Promise<ChildProcess> {
+  const script = join(repositoryRoot(), 'test', 'support', 'private-libvirt.sh');
+  const log = openSync(join(directory, 'place.log'), 'a');
+  const place = spawn('unshare', ['--mount', 'bash', script, directory], {
+    stdio: ['pipe', 'pipe', log],
+    detached: true, // A signal from the terminal is for its owner.
+  });
+  closeSync(log);
+  const [said] = (await Promise.race([once(place.stdout!, 'data'), once(place.stdout!, 'end')])) as [unknown];
+  if (said === undefined)
+    throw new Error(`no place for libvirt: ${readFileSync(join(directory, 'place.log'), 'utf8')}`);
+  return place;
 }

@@ -52,18 +52,24 @@ export async function createNetwork(lab: Laboratory, virsh: Virsh): Promise<void
   await virsh.run(['net-create', file]);
 }
 
-/** Starts both VMs on disks of their own; the image is made when there is none. */
-export async function startTwoTier(lab: Laboratory, virsh: Virsh): Promise<GuestImage> {
+export type DiskFormat = 'raw' | 'qcow2';
+
+/** Starts both VMs on disks of their own (default: raw); the image is made when there is none. */
+export async function startTwoTier(
+  lab: Laboratory,
+  virsh: Virsh,
+  { format = 'raw' }: { readonly format?: DiskFormat } = {},
+): Promise<GuestImage> {
   const image = await guestImage(lab.processes);
   for (const tier of tiers) {
     const files: string[] = [];
     for (const [index, disk] of tier.disks.entries()) {
-      const file = lab.path('vm-disks', `${tier.name}-${target(index)}.raw`);
-      await lab.processes.run('cp', ['--sparse=always', guestDisk(image, disk), file]);
+      const file = lab.path('vm-disks', `${tier.name}-${target(index)}.${format}`);
+      await lab.processes.run('qemu-img', ['convert', '-f', 'raw', '-O', format, guestDisk(image, disk), file]);
       files.push(file);
     }
     const xml = lab.path(`${tier.name}.xml`);
-    writeFileSync(xml, domainXml(image, tier, files, lab.path(`${tier.name}-serial.log`)));
+    writeFileSync(xml, domainXml(image, tier, { files, format }, lab.path(`${tier.name}-serial.log`)));
     await virsh.run(['define', xml]);
     await virsh.run(['start', tier.name]);
   }
@@ -74,9 +80,14 @@ function target(index: number): string {
   return `vd${String.fromCodePoint(97 + index)}`;
 }
 
-function domainXml({ kernel, initrd }: GuestImage, tier: Tier, files: readonly string[], log: string): string {
+function domainXml(
+  { kernel, initrd }: GuestImage,
+  tier: Tier,
+  { files, format }: { files: readonly string[]; format: DiskFormat },
+  log: string,
+): string {
   const disks = files.map(
-    (file, index) => `<disk type='file' device='disk'><driver name='qemu' type='raw' cache='none'/>
+    (file, index) => `<disk type='file' device='disk'><driver name='qemu' type='${format}' cache='none'/>
       <source file='${file}'/><target dev='${target(index)}' bus='virtio'/></disk>`,
   );
   const words = `console=ttyS0 quiet mitigations=off panic=1 tm.role=${tier.name} tm.address=${tier.address}/24 tm.db=${dbAddress}`;

@@ -18,7 +18,7 @@ apt-config dump | { grep -E '^Acquire::(https?::|Retries)' || true; } >"$out/apt
 codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
 # The kernel's package would build an initrd of its own: INITRD=No.
 INITRD=No mmdebstrap --mode=root --variant=minbase --aptopt="$out/apt-options" \
-  --include=postgresql,qemu-guest-agent,iproute2,busybox-static,kmod,linux-image-cloud-amd64 \
+  --include=postgresql,qemu-guest-agent,iproute2,busybox-static,udhcpc,kmod,linux-image-cloud-amd64 \
   --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
   --dpkgopt='path-exclude=/usr/share/locale/*' \
   "$codename" "$tree" "${sources[@]}"
