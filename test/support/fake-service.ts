@@ -3,7 +3,8 @@ import { EventRing } from '../../agent/src/service/event-ring.js';
 import { TidemarkError } from '../../agent/src/core/errors.js';
 import type { AgentService, Caller } from '../../agent/src/service/service.js';
 import type { Checkpoint, CheckpointQuery, CheckpointSelector } from '../../agent/src/service/checkpoint-schemas.js';
-import type { DeclareGroup, RemoveGroup } from '../../agent/src/service/group-spec.js';
+import type { Forecast, ForecastRequest } from '../../agent/src/service/forecast-schemas.js';
+import type { DeclareGroup, GroupPolicy, RemoveGroup } from '../../agent/src/service/group-spec.js';
 import type { GroupStatus } from '../../agent/src/service/group-schemas.js';
 import type { Operation, OperationQuery, OperationRequest } from '../../agent/src/service/operation-schemas.js';
 import { isSameRequest } from '../../agent/src/service/same-request.js';
@@ -171,6 +172,15 @@ export class FakeService implements AgentService {
   }
   async removeGroup(name: string, _request: RemoveGroup) {
     this.groupList.delete(name);
+  }
+  async policy(name: string): Promise<GroupPolicy> {
+    await this.group(name);
+    throw new TidemarkError('group-unknown', `${name} has no policy here`);
+  }
+  async forecast(name: string, _request: ForecastRequest): Promise<Forecast> {
+    const group = await this.group(name);
+    const { policyRevision, epoch } = group;
+    return { group: name, epoch: epoch!.epoch, policyRevision, action: null, policy: null };
   }
   async checkpoints(group: string, query: CheckpointQuery) {
     await this.group(group);

@@ -19,13 +19,14 @@ import {
   type CheckpointSelector,
 } from '../service/checkpoint-schemas.js';
 import { eventPageSchema, type EventPage } from '../service/event-schemas.js';
+import { forecastSchema, type Forecast, type forecastRequestSchema } from '../service/forecast-schemas.js';
 import {
   groupStatusSchema,
   vmAttachmentSchema,
   type GroupStatus,
   type VmAttachmentView,
 } from '../service/group-schemas.js';
-import type { declareGroupSchema } from '../service/group-spec.js';
+import { groupPolicySchema, type declareGroupSchema, type GroupPolicy } from '../service/group-spec.js';
 import {
   operationPageSchema,
   operationSchema,
@@ -87,6 +88,14 @@ export class AgentClient {
     query: { owner?: string; graceDays?: number; epoch?: number; policyRevision?: number } = {},
   ): Promise<void> {
     await this.#connection.call('DELETE', `/v1/groups/${segment(name)}`, { query });
+  }
+
+  policy(group: string): Promise<GroupPolicy> {
+    return this.#get(`/v1/groups/${segment(group)}/policy`, groupPolicySchema);
+  }
+
+  forecast(group: string, body: z.input<typeof forecastRequestSchema>): Promise<Forecast> {
+    return this.#send('POST', `/v1/groups/${segment(group)}/forecast`, forecastSchema, { body });
   }
 
   checkpoints(

@@ -4,6 +4,7 @@ import { dirname, resolve } from 'node:path';
 import { isNode, LineCounter, parseDocument, type Document } from 'yaml';
 import type { z } from 'zod';
 import { TidemarkError } from '../core/errors.js';
+import { flatten, propertyPath, type Path } from '../service/issues.js';
 import { agentConfigSchema, type AgentConfig } from './schema.js';
 
 /** Larger files are refused before they are parsed. */
@@ -56,33 +57,6 @@ export function parseYaml<Schema extends z.ZodType>(text: string, file: string, 
   throw new TidemarkError('config-invalid', found.map(({ where, message }) => `${where}: ${message}`).join('\n'), {
     path: found[0]!.where,
   });
-}
-
-type Path = readonly PropertyKey[];
-
-/** An unknown property is named itself, not its parent; of a union the branch that came nearest is shown. */
-export function flatten(issue: z.core.$ZodIssue, parent: Path = []): { path: Path; message: string }[] {
-  const path = [...parent, ...issue.path];
-  if (issue.code === 'unrecognized_keys')
-    return issue.keys.map((key) => ({ path: [...path, key], message: 'unknown property' }));
-  if (issue.code === 'invalid_union' && issue.errors.length > 0) {
-    const nearest = issue.errors.reduce((best, errors) => (depth(errors) > depth(best) ? errors : best));
-    return nearest.flatMap((inner) => flatten(inner, path));
-  }
-  return [{ path, message: issue.message }];
-}
-
-function depth(issues: readonly z.core.$ZodIssue[]): number {
-  // A wrong type at the top says that another branch was meant.
-  return Math.max(...issues.map((issue) => issue.path.length * 2 + (issue.code === 'invalid_type' ? 0 : 1)));
-}
-
-/** `sourceGroups[0].disks[1].name` */
-export function propertyPath(path: Path): string {
-  if (path.length === 0) return '(whole)';
-  return path
-    .map((key, index) => (typeof key === 'number' ? `[${key}]` : index === 0 ? String(key) : `.${String(key)}`))
-    .join('');
 }
 
 /** Line of the property, or of the nearest parent that is in the file. */

@@ -1,7 +1,7 @@
 /** Checks what a client sent by its schema; failures name every property that is wrong. */
 import type { z } from 'zod';
-import { flatten, propertyPath } from '../config/load.js';
 import { TidemarkError } from '../core/errors.js';
+import { flatten, propertyPath } from '../service/issues.js';
 
 export interface Issue {
   readonly path: string;

@@ -9,8 +9,9 @@ import {
 } from '../service/checkpoint-schemas.js';
 import { apiErrorSchema } from '../service/error-schema.js';
 import { eventPageSchema, eventSchema } from '../service/event-schemas.js';
+import { forecastRequestSchema, forecastSchema } from '../service/forecast-schemas.js';
 import { groupStatusSchema, vmAttachmentSchema } from '../service/group-schemas.js';
-import { declareGroupSchema, targetGroupSpecSchema } from '../service/group-spec.js';
+import { declareGroupSchema, groupPolicySchema, targetGroupSpecSchema } from '../service/group-spec.js';
 import { operationPageSchema, operationRequestSchema, operationSchema } from '../service/operation-schemas.js';
 import { viewRequestSchema, viewStatusSchema } from '../service/view-schemas.js';
 import { releaseRequestSchema, vmListSchema, vmSchema } from '../service/vm-schemas.js';
@@ -35,7 +36,10 @@ const named: Readonly<Record<string, z.ZodType>> = {
   DeclareGroup: declareGroupSchema,
   Event: eventSchema,
   EventPage: eventPageSchema,
+  Forecast: forecastSchema,
+  ForecastRequest: forecastRequestSchema,
   GroupList: groupListSchema,
+  GroupPolicy: groupPolicySchema,
   GroupStatus: groupStatusSchema,
   Health: healthSchema,
   Operation: operationSchema,

@@ -7,8 +7,9 @@ import {
   checkpointRequestSchema,
   checkpointSchema,
 } from '../service/checkpoint-schemas.js';
+import { forecastRequestSchema, forecastSchema } from '../service/forecast-schemas.js';
 import { groupStatusSchema, type GroupStatus } from '../service/group-schemas.js';
-import { declareGroupSchema, removeGroupSchema } from '../service/group-spec.js';
+import { declareGroupSchema, groupPolicySchema, removeGroupSchema } from '../service/group-spec.js';
 import { nameSchema } from '../service/scalars.js';
 import { parseSelector } from '../service/selector.js';
 import type { AgentService, Caller } from '../service/service.js';
@@ -72,6 +73,27 @@ export const groupRoutes: readonly Route[] = [
     params: groupParams,
     query: removeGroupSchema,
     handle: ({ service, caller, params, query }) => service.removeGroup(params.group, query, caller),
+  }),
+  route({
+    id: 'policy',
+    method: 'GET',
+    path: '/v1/groups/{group}/policy',
+    summary: 'What a target group runs by, as one would declare it',
+    roles: readers,
+    params: groupParams,
+    reply: groupPolicySchema,
+    handle: ({ service, params }) => service.policy(params.group),
+  }),
+  route({
+    id: 'forecast',
+    method: 'POST',
+    path: '/v1/groups/{group}/forecast',
+    summary: 'What a failover, a drill or a change of the policy would do now; changes nothing',
+    roles: readers,
+    params: groupParams,
+    body: forecastRequestSchema,
+    reply: forecastSchema,
+    handle: ({ service, params, body }) => service.forecast(params.group, body),
   }),
   route({
     id: 'checkpoints',

@@ -23,6 +23,10 @@ export const errorTable = {
   gap: { retry: true, hint: 'A sequence is missing; the source resends from the last durable one.' },
   'durable-regression': { retry: false, hint: 'The target lost data it had called durable; a delta sync repairs it.' },
   'group-unknown': { retry: false, hint: 'Declare the group on the target agent first.' },
+  'group-not-opened': {
+    retry: true,
+    hint: 'Its data is there and could not be opened: see `tidemark agent health`, then the key or the disk.',
+  },
   'group-exists': { retry: false, hint: 'A group of this name exists with other disks; choose another name.' },
   seeding: { retry: true, hint: 'Wait; the source connects by itself when the replica holds its seed.' },
   'disk-missing': {

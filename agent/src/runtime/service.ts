@@ -11,7 +11,8 @@ import type {
 } from '../service/checkpoint-schemas.js';
 import type { EventRing } from '../service/event-ring.js';
 import type { EventPage, EventQuery } from '../service/event-schemas.js';
-import type { DeclareGroup, RemoveGroup } from '../service/group-spec.js';
+import type { Forecast, ForecastRequest } from '../service/forecast-schemas.js';
+import type { DeclareGroup, GroupPolicy, RemoveGroup } from '../service/group-spec.js';
 import type { GroupStatus, VmAttachmentView } from '../service/group-schemas.js';
 import type {
   Expectation,
@@ -28,6 +29,7 @@ import type { TargetGroup } from '../target/group.js';
 import type { OperationRecord } from '../target/operations.js';
 import type { CatalogueSync } from './catalogue-sync.js';
 import type { ExportHost } from './exports.js';
+import { forecastOf } from './forecast.js';
 import { operationView } from './operation-view.js';
 import { SourceOperations } from './source-operations.js';
 import type { SourceSide } from './source-side.js';
@@ -129,7 +131,8 @@ export class Service implements AgentService {
     }
     const known = targets.find(name);
     if (known !== undefined) checkExpectation(known, request.expect);
-    return targetStatus(await targets.declare(name, request.spec, request.owner ?? null), exports);
+    const owner = { owner: request.owner ?? null, previousOwner: request.previousOwner ?? null };
+    return targetStatus(await targets.declare(name, request.spec, owner), exports);
   }
 
   async removeGroup(name: string, request: RemoveGroup): Promise<void> {
@@ -142,6 +145,14 @@ export class Service implements AgentService {
     }
     await this.options.targets.retire(name, request.graceDays);
     await this.options.catalogue.forget(name);
+  }
+
+  policy(name: string): Promise<GroupPolicy> {
+    return Promise.resolve(this.options.targets.policy(name));
+  }
+
+  async forecast(name: string, request: ForecastRequest): Promise<Forecast> {
+    return forecastOf(this.options.targets.get(name), request);
   }
 
   async checkpoints(name: string, query: CheckpointQuery): Promise<CheckpointPage> {

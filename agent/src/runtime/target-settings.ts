@@ -1,5 +1,7 @@
 /** From what a person declares to what a target group runs by. */
 import type { TargetGroupSpec } from '../service/group-spec.js';
+import { disksKept } from '../target/disk-set.js';
+import type { ManifestState } from '../target/manifest.js';
 import { groupSettingsSchema, type GroupSettings } from '../target/settings.js';
 
 /** Tiers of the declaration say where each begins; the group's say where each ends. */
@@ -28,4 +30,37 @@ export function settingsOf(
     recovery: spec.recovery ?? null,
     ...extra,
   });
+}
+
+/** The inverse of {@link settingsOf}, with the disks that the group has now. */
+export function specOf(
+  settings: GroupSettings,
+  state: ManifestState,
+  encryptionKeyFile: string | undefined,
+): TargetGroupSpec {
+  const { tiers } = settings;
+  return {
+    streams: [...state.streams.values()],
+    disks: disksKept(state).map(({ name, sizeBytes, stream }) => ({
+      name,
+      sizeBytes,
+      stream: state.streams.get(stream) ?? '',
+    })),
+    newDisks: settings.newDisks,
+    diskSizeMax: settings.diskSizeMax,
+    history: {
+      windowSeconds: (tiers.at(-1)?.untilAgeMs ?? settings.namedAgeMs) / 1000,
+      tiers: tiers.slice(1).map(({ everyMs }, index) => ({
+        olderThanSeconds: tiers[index]!.untilAgeMs / 1000,
+        everySeconds: everyMs / 1000,
+      })),
+      hardLimitBytes: settings.hardLimitBytes,
+      failoverReserve: settings.failoverReserve,
+      scratchLimitBytes: settings.scratchLimitBytes,
+      rollbackKeepHours: settings.rollbackKeepHours,
+    },
+    checkpointIntervalSeconds: settings.checkpointIntervalMs / 1000,
+    ...(settings.recovery === null ? {} : { recovery: settings.recovery }),
+    ...(encryptionKeyFile === undefined ? {} : { encryptionKeyFile }),
+  };
 }

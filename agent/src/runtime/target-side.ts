@@ -8,7 +8,7 @@ import type { Storage } from '../core/storage.js';
 import type { Connection } from '../core/transport.js';
 import { recoverGroup } from '../recovery/group-recovery.js';
 import type { RecoveryEnvironment } from '../recovery/room.js';
-import type { TargetGroupConfig, TargetGroupSpec } from '../service/group-spec.js';
+import type { GroupPolicy, TargetGroupConfig, TargetGroupSpec } from '../service/group-spec.js';
 import { TargetGroup } from '../target/group.js';
 import { TargetSession } from '../target/session.js';
 import type { ViewListener } from '../target/views.js';
@@ -18,7 +18,7 @@ import { viewExportName, type ExportHost } from './exports.js';
 import { groupPlans } from './group-plans.js';
 import { readKeyFile, type KeyFiles } from './key-files.js';
 import { RetiredGroups } from './retired-groups.js';
-import { settingsOf } from './target-settings.js';
+import { settingsOf, specOf } from './target-settings.js';
 
 export interface TargetSideOptions {
   readonly storage: Storage;
@@ -35,6 +35,13 @@ export interface TargetSideOptions {
   readonly rebuildCatalogue: (group: TargetGroup) => Promise<number>;
 }
 
+/** Who declares a group; null: nobody in particular. `previousOwner` hands it over. */
+export interface Ownership {
+  readonly owner: string | null;
+  readonly previousOwner: string | null;
+}
+
+const nobody: Ownership = { owner: null, previousOwner: null };
 /** From one attempt to open a group that could not be opened to the next; the second when trying again hardly helps. */
 const reopenMs = 5000;
 const reopenDamagedMs = 60_000;
@@ -63,8 +70,18 @@ export class TargetSide {
 
   get(name: string): TargetGroup {
     const group = this.groups.get(name);
-    if (group === undefined) throw new TidemarkError('group-unknown', `This agent has no target group ${name}.`);
-    return group;
+    if (group !== undefined) return group;
+    const failure = this.failures.get(name);
+    // It is not gone: whoever asks must not take it for deleted.
+    if (failure !== undefined) throw new TidemarkError('group-not-opened', `Group ${name} is not open: ${failure}`);
+    throw new TidemarkError('group-unknown', `This agent has no target group ${name}.`);
+  }
+
+  /** What the group runs by, as one would declare it. */
+  policy(name: string): GroupPolicy {
+    const { settings, manifest } = this.get(name).context;
+    const { policyRevision, owner } = settings;
+    return { spec: specOf(settings, manifest.state, this.options.keys.get(name)), policyRevision, owner };
   }
 
   accept(connection: Connection): void {
@@ -91,7 +108,7 @@ export class TargetSide {
       // It is there and could not be opened: that is tried again.
       if (this.retries.has(name)) continue;
       try {
-        await this.declare(name, spec, null);
+        await this.declare(name, spec, nobody);
         this.failures.delete(name);
       } catch (error) {
         this.failed(name, error);
@@ -100,12 +117,12 @@ export class TargetSide {
   }
 
   /** Creates the group, or changes the settings of one that has the same streams. */
-  declare(name: string, spec: TargetGroupSpec, owner: string | null): Promise<TargetGroup> {
+  declare(name: string, spec: TargetGroupSpec, ownership: Ownership): Promise<TargetGroup> {
     return this.changes.run(async () => {
       if (spec.recovery !== undefined) this.options.recovery.driver(spec.recovery.hypervisor);
       const known = this.groups.get(name);
       if (known !== undefined) {
-        await this.change(known, spec, owner);
+        await this.change(known, spec, ownership);
         return known;
       }
       const { keys, storage } = this.options;
@@ -120,7 +137,7 @@ export class TargetSide {
         name,
         streams: spec.streams,
         disks: spec.disks,
-        settings: settingsOf(spec, { owner, policyRevision: 1 }),
+        settings: settingsOf(spec, { owner: ownership.owner, policyRevision: 1 }),
       });
       this.groups.set(name, group);
       this.options.events.emit('group-declared', { group: name });
@@ -243,10 +260,10 @@ export class TargetSide {
     });
   }
 
-  private async change(group: TargetGroup, spec: TargetGroupSpec, owner: string | null): Promise<void> {
+  private async change(group: TargetGroup, spec: TargetGroupSpec, { owner, previousOwner }: Ownership): Promise<void> {
     const { state } = group.context.manifest;
     const { owner: knownOwner, policyRevision } = group.context.settings;
-    if (owner !== null && knownOwner !== null && owner !== knownOwner) {
+    if (owner !== null && knownOwner !== null && owner !== knownOwner && previousOwner !== knownOwner) {
       throw new TidemarkError('group-exists', `Group ${group.name} belongs to ${knownOwner}.`, { path: 'owner' });
     }
     if (JSON.stringify([...state.streams.values()]) !== JSON.stringify(spec.streams))

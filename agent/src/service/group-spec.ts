@@ -132,17 +132,22 @@ export type TargetGroupSpec = z.infer<typeof targetGroupSpecSchema>;
 export const targetGroupConfigSchema = targetGroupShape.extend({ name: nameSchema }).superRefine(checkGroup);
 export type TargetGroupConfig = z.infer<typeof targetGroupConfigSchema>;
 
+const ownerSchema = z.string().min(1).max(2048);
+
 /** Declares or changes a target group. Repeating it changes nothing. */
 export const declareGroupSchema = z.strictObject({
   spec: targetGroupSpecSchema,
-  owner: z.string().min(1).max(512).optional().describe('Stack and URN; another owner is refused with `group-exists`'),
+  owner: ownerSchema.optional().describe('Stack and URN; another owner is refused with `group-exists`'),
+  previousOwner: ownerSchema
+    .optional()
+    .describe('Owner that hands the group over to `owner` (a resource that was renamed)'),
   expect: expectationSchema.optional(),
 });
 export type DeclareGroup = z.infer<typeof declareGroupSchema>;
 
 /** Journal and replica stay as retired for `graceDays`. */
 export const removeGroupSchema = z.strictObject({
-  owner: z.string().min(1).max(512).optional(),
+  owner: ownerSchema.optional(),
   graceDays: z.coerce.number().min(0).max(365).default(7),
   epoch: z.coerce
     .number()
@@ -153,3 +158,11 @@ export const removeGroupSchema = z.strictObject({
   policyRevision: z.coerce.number().int().nonnegative().optional(),
 });
 export type RemoveGroup = z.infer<typeof removeGroupSchema>;
+
+/** What a target group runs by, as one would declare it. */
+export const groupPolicySchema = z.object({
+  spec: targetGroupSpecSchema,
+  policyRevision: z.number().int().nonnegative(),
+  owner: z.string().nullable(),
+});
+export type GroupPolicy = z.infer<typeof groupPolicySchema>;

@@ -12,7 +12,8 @@ import type {
   CheckpointSelector,
 } from './checkpoint-schemas.js';
 import type { EventPage, EventQuery } from './event-schemas.js';
-import type { DeclareGroup, RemoveGroup } from './group-spec.js';
+import type { Forecast, ForecastRequest } from './forecast-schemas.js';
+import type { DeclareGroup, GroupPolicy, RemoveGroup } from './group-spec.js';
 import type { GroupStatus, VmAttachmentView } from './group-schemas.js';
 import type { Operation, OperationPage, OperationQuery, OperationRequest } from './operation-schemas.js';
 import type { ViewRequest, ViewStatus } from './view-schemas.js';
@@ -37,6 +38,11 @@ export interface AgentService {
   declareGroup(name: string, request: DeclareGroup, caller: Caller): Promise<GroupStatus>;
   /** Retires a target group. `illegal-state` while a view runs a live VM. An unknown group is not an error. */
   removeGroup(name: string, request: RemoveGroup, caller: Caller): Promise<void>;
+
+  /** What a target group runs by. Throws `group-unknown`. */
+  policy(name: string): Promise<GroupPolicy>;
+  /** What an operation or a policy of a target group would do now; changes nothing. */
+  forecast(group: string, request: ForecastRequest): Promise<Forecast>;
 
   /** Newest first. */
   checkpoints(group: string, query: CheckpointQuery): Promise<CheckpointPage>;
