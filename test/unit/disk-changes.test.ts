@@ -181,6 +181,27 @@ describe('a change while the incarnation goes on', () => {
     expect(await ask('vdc')).toBe(4);
   });
 
+  test('another disk of the name has an index of its own when the first was given up, or is still on its way', async () => {
+    await bench.start([vda, vdb]);
+    const asked = { name: 'vdc', sizeBytes: 3 * MiB };
+    const index = async (disk: Hello['disks'][number]): Promise<number | undefined> => {
+      const { disks } = await bench.ask([disk]);
+      return disks.find(({ name }) => name === 'vdc')?.index;
+    };
+    expect(await index(asked)).toBe(2);
+    // The welcome was lost, the disk removed; the new one is smaller.
+    expect(await index({ ...asked, sizeBytes: 2 * MiB })).toBe(3);
+    await bench.say({ change: 'add', disk: 3, name: 'vdc', sizeBytes: 2 * MiB }, 5);
+    await bench.say({ change: 'remove', disk: 3 }, 6);
+    expect(await index(asked)).toBe(4);
+    // Added and removed by records that have not arrived yet.
+    expect(await index({ ...asked, formerIndexes: [3, 4] })).toBe(5);
+    await bench.say({ change: 'add', disk: 4, name: 'vdc', sizeBytes: 3 * MiB }, 7);
+    await bench.say({ change: 'remove', disk: 4 }, 8);
+    await bench.say({ change: 'add', disk: 5, name: 'vdc', sizeBytes: 3 * MiB }, 9);
+    expect(bench.at(9)).toEqual(['vda:1', 'vdb:1', 'vdc:3']);
+  });
+
   test('a missing disk is there again', async () => {
     await bench.start([vda]);
     const told = await bench.ask([{ ...vda, index: 0 }, vdb]);

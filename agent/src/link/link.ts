@@ -383,10 +383,18 @@ export class SourceLink {
       nonce: this.nonce,
       durableSequence: this.durableSequence,
       disks: this.disks.flatMap(({ name, sourceSizeBytes: sizeBytes, target: index, removed }) =>
-        removed ? [] : [{ name, sizeBytes, ...(index === undefined ? {} : { index }) }],
+        removed ? [] : [{ name, sizeBytes, ...(index === undefined ? this.former(name) : { index }) }],
       ),
       ...(this.disksRemoved.length === 0 ? {} : { disksRemoved: this.disksRemoved.slice(-256) }),
     };
+  }
+
+  /** Indexes of removed disks of that name: what the stream says of them may be on its way. */
+  private former(name: string): { formerIndexes?: number[] } {
+    const indexes = this.disks.flatMap((disk) =>
+      disk.removed && disk.name === name && disk.target !== undefined ? [disk.target] : [],
+    );
+    return indexes.length === 0 ? {} : { formerIndexes: indexes.slice(-256) };
   }
 
   /** Checks what the target offers; false: the session was closed. */

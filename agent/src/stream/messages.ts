@@ -64,8 +64,20 @@ export const helloSchema = z.strictObject({
   nonce: z.string().regex(/^[0-9a-f]{32}$/),
   /** Highest sequence that an ack called durable in this incarnation. */
   durableSequence: sequence,
-  /** What the source captures now. `index`: the disk has it already in this incarnation. */
-  disks: z.array(z.strictObject({ name, sizeBytes: sequence, index: diskIndex.optional() })).max(256),
+  /**
+   * What the source captures now. `index`: the disk has it already in this incarnation. `formerIndexes`: those of removed
+   * disks of that name, which the disk cannot have.
+   */
+  disks: z
+    .array(
+      z.strictObject({
+        name,
+        sizeBytes: sequence,
+        index: diskIndex.optional(),
+        formerIndexes: z.array(diskIndex).max(256).optional(),
+      }),
+    )
+    .max(256),
   /** Disks that left the group since the last welcome; they matter for a new incarnation, which has no record of it. */
   disksRemoved: z.array(name).max(256).optional(),
 });

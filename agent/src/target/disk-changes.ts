@@ -120,9 +120,12 @@ export class DiskChanges {
     const { state } = this.context.manifest;
     const left = new Set(hello.disksRemoved);
     const named = new Set(hello.disks.map(({ name }) => name));
-    for (const record of state.diskChanges.filter(({ pending }) => pending === true))
-      if (record.stream === stream && !named.has(record.name))
+    const pending = state.diskChanges.filter((record) => record.pending === true && record.stream === stream);
+    for (const record of pending) {
+      const newest = pending.findLast(({ name }) => name === record.name);
+      if (newest !== record || !named.has(record.name))
         await this.append({ ...record, pending: undefined, removed: true });
+    }
     for (const disk of [...state.disks.values()].filter((each) => each.stream === stream)) {
       const { name, index } = disk;
       if (left.has(name)) {
@@ -186,15 +189,22 @@ export class DiskChanges {
   /** Gives the disk an index of its own and an empty image, both durable, or says why not. */
   private async reserve(stream: number, asked: Asked): Promise<Answer> {
     const { manifest, replicas } = this.context;
-    const { name, sizeBytes } = asked;
+    const { name, sizeBytes, formerIndexes } = asked;
     const why = this.whyNotNew(stream, asked);
     if (why !== undefined) return why;
-    const given = manifest.state.diskChanges.find(
-      (record) => record.pending === true && record.stream === stream && record.name === name,
+    const given = manifest.state.diskChanges.findLast(
+      (record) =>
+        record.pending === true &&
+        record.stream === stream &&
+        record.name === name &&
+        !(formerIndexes ?? []).includes(record.index),
     );
-    const index = given?.index ?? nextDiskIndex(manifest.state);
+    // Another disk of that name, which the source gave up before it heard of its index: no stream names it.
+    const isGivenUp = given !== undefined && given.sizeBytes > sizeBytes;
+    if (isGivenUp) await this.append({ ...given, pending: undefined, removed: true });
+    const index = given === undefined || isGivenUp ? nextDiskIndex(manifest.state) : given.index;
     const record = { type: 'disk' as const, index, name, sizeBytes, stream, removed: false, pending: true };
-    if (given === undefined || given.sizeBytes < sizeBytes) await this.append(record);
+    if (index !== given?.index || given.sizeBytes < sizeBytes) await this.append(record);
     await replicas.ensure(record);
     return { name, index, sync: 'initial', sizeBytes };
   }
