@@ -2,7 +2,19 @@
  * One project for each kind of test, so that `npm run jest -- --selectProjects unit` runs one of them.
  * TypeScript is transformed by esbuild and stays ESM; the machine-independent order comes from the sequencer.
  */
-const folders = ['unit', 'contract', 'formats', 'sim', 'fuzz', 'clients', 'e2e', 'components', 'hypervisor', 'vm'];
+const folders = [
+  'unit',
+  'contract',
+  'formats',
+  'sim',
+  'fuzz',
+  'clients',
+  'e2e',
+  'components',
+  'hypervisor',
+  'vm',
+  'pulumi',
+];
 
 const shared = {
   testEnvironment: 'node',

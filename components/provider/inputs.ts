@@ -1,0 +1,142 @@
+/** Inputs of the resources and functions. What a group is made of are the agent's own schemas. */
+import { z } from 'zod';
+import { targetGroupSpecSchema } from '../../agent/src/service/group-spec.js';
+import { nameSchema, secondsSchema } from '../../agent/src/service/scalars.js';
+import { parseSelector } from '../../agent/src/service/selector.js';
+import { transitions, type TransitionAction } from '../../agent/src/target/state-machine.js';
+
+export const actions = Object.keys(transitions) as [TransitionAction, ...TransitionAction[]];
+
+const urlSchema = z
+  .string()
+  .max(2048)
+  .regex(/^https:\/\/[^/\s?#]+\/?$/, 'the API of an agent, e.g. https://fra-1.example:7440')
+  .describe('API of the agent, e.g. https://fra-1.example:7440');
+
+export const siteSchema = z
+  .strictObject({
+    api: urlSchema,
+    serverName: z
+      .string()
+      .min(1)
+      .max(253)
+      .optional()
+      .describe("Name in the agent's certificate. Default: the URL's host"),
+  })
+  .describe('How an agent is reached');
+export type SiteInput = z.infer<typeof siteSchema>;
+
+/** Part of an operation id, so that group and request together are one. */
+export const requestSchema = z
+  .string()
+  .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$/, 'a request has 1 to 60 of A-Z a-z 0-9 . _ -')
+  .describe('Your name for this one request, e.g. a ticket. Group and request are the operation id: run once, ever');
+
+const selectorSchema = z
+  .string()
+  .min(1)
+  .max(160)
+  .refine((text) => isSelector(text), 'latest, latest-application, a checkpoint id, label:LABEL or an ISO time')
+  .default('latest')
+  .describe('latest, latest-application, a checkpoint id, label:LABEL or an ISO time. Resolved once, when it starts');
+
+export const recoveryRequestSchema = z
+  .strictObject({
+    request: requestSchema,
+    action: z.enum(actions).describe('Legal pairs of state and action are in the table of the agent'),
+    to: nameSchema.optional().describe('Site to which it goes; refused when the target is another'),
+    checkpoint: selectorSchema,
+    maxDataLossSeconds: secondsSchema.optional().describe('Refused at execution when more would be lost'),
+    sourceMayBeAlive: z
+      .boolean()
+      .default(false)
+      .describe('A failover goes on although no one confirmed that the source is stopped'),
+  })
+  .describe('A transition: asked for by its request, run once; removing or reverting it does nothing');
+export type RecoveryRequest = z.infer<typeof recoveryRequestSchema>;
+
+const timeoutSeconds = z.number().min(1).max(86_400);
+
+export const protectionGroupSchema = z.strictObject({
+  name: nameSchema.describe('Name of the group at its agents. Cannot change'),
+  target: siteSchema.describe('The agent that holds the journal and recovers; the authority for the group'),
+  policy: targetGroupSpecSchema.describe('What is protected, how much history is kept, how VMs come back'),
+  sourceSite: nameSchema
+    .optional()
+    .describe('Site where the application runs when it is not recovered. Default: the first stream'),
+  sourceAddresses: z
+    .record(z.string(), z.array(z.string().min(1).max(64)).max(64))
+    .default({})
+    .describe('Addresses of each VM at the source site, for the output addresses'),
+  recovery: recoveryRequestSchema.optional(),
+  waitFor: z
+    .enum(['declared', 'attached', 'synced'])
+    .default('declared')
+    .describe('When create is done. attached: every source is connected; synced: a complete checkpoint is durable'),
+  waitSeconds: timeoutSeconds.default(1800).describe('Seconds that create waits for waitFor; what runs goes on'),
+  deletionGraceDays: z.number().min(0).max(365).default(7).describe('Days that history stays after destroy'),
+  forceDestroy: z
+    .boolean()
+    .default(false)
+    .describe('Destroy keeps no history and forgets a site that cannot be reached. Counts once an update applied it'),
+});
+export type ProtectionGroupInputs = z.infer<typeof protectionGroupSchema>;
+
+export const recoveryDrillSchema = z.strictObject({
+  target: siteSchema,
+  group: nameSchema,
+  request: requestSchema,
+  checkpoint: selectorSchema,
+  vms: z.array(z.string().min(1).max(256)).min(1).max(256).optional().describe('Default: all that the policy recovers'),
+  keepMinutes: z
+    .number()
+    .min(0)
+    .max(10_080)
+    .default(0)
+    .describe('Minutes that the VMs stay after their checks; the agent ends them, with Pulumi gone'),
+  waitSeconds: timeoutSeconds.default(7200).describe('Seconds that an update waits for the checks'),
+});
+export type RecoveryDrillInputs = z.infer<typeof recoveryDrillSchema>;
+
+const pem = z
+  .string()
+  .min(1)
+  .max(1024 * 1024);
+export const providerConfigSchema = z.strictObject({
+  certificate: pem.describe('Client certificate with the role operator: PEM, or the path of a PEM file'),
+  key: pem.describe('Its key: PEM, or the path of a PEM file'),
+  authority: pem.describe('Authority that the agents are checked against: PEM, or the path of a PEM file'),
+  timeoutSeconds: z
+    .union([
+      z.number(),
+      z
+        .string()
+        .regex(/^\d+(\.\d+)?$/)
+        .transform(Number),
+    ])
+    .pipe(z.number().min(1).max(600))
+    .default(30)
+    .describe('For connecting, and for each answer'),
+});
+export type ProviderConfig = z.infer<typeof providerConfigSchema>;
+
+const groupArguments = { target: siteSchema, group: nameSchema };
+export const statusArgumentsSchema = z.strictObject(groupArguments);
+export const checkpointsArgumentsSchema = z.strictObject({
+  ...groupArguments,
+  limit: z.number().int().min(1).max(1000).default(100).describe('Newest first'),
+});
+export const forecastArgumentsSchema = z.strictObject({
+  ...groupArguments,
+  action: z.enum([...actions, 'drill']),
+  checkpoint: selectorSchema,
+});
+
+function isSelector(text: string): boolean {
+  try {
+    parseSelector(text, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
