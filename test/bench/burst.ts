@@ -3,7 +3,7 @@
  * job runs against qemu-nbd (raw file, writeback) and nbdkit's memory, in turn, in every round.
  */
 import { Laboratory } from '../support/laboratory.js';
-import { startPair, type Pair } from '../support/pair.js';
+import { startPair } from '../support/pair.js';
 import {
   makeSparseFile,
   runFio,
@@ -15,7 +15,7 @@ import {
 import { notePairMemory, type BenchContext, type Benchmark } from './context.js';
 import type { Goal, Section, Table } from './report.js';
 import { MiB, number, ratios, series, spread } from './statistics.js';
-import { retreatEvents, Watch } from './watch.js';
+import { describeRetreat, Watch } from './watch.js';
 
 const diskBytes = 1024 * MiB;
 const contenders = ['tidemark', 'qemu-nbd', 'nbdkit'] as const;
@@ -104,12 +104,6 @@ function job({ blockBytes, queueDepth, totalBytes }: Shape, target: string, roun
 function rate({ blockBytes }: Shape, sides: readonly FioSide[]): number {
   return series(sides.map((side) => (blockBytes === 4096 ? side.operationsPerSecond : side.bytesPerSecond / 1e6)))
     .median;
-}
-
-async function describeRetreat(pair: Pair, watch: Watch): Promise<string | undefined> {
-  if (watch.worstStage !== 'buffer') return `retreat to ${watch.worstStage}`;
-  const events = await retreatEvents(pair);
-  return events.length > 0 ? `events ${[...new Set(events)].join(', ')}` : undefined;
 }
 
 function section(

@@ -13,12 +13,13 @@ import type { BenchContext, Benchmark } from './context.js';
 import { link } from './link.js';
 import { describeMachine } from './machine.js';
 import { marksSection, memorySection } from './memory.js';
+import { mirror } from './mirror.js';
 import { fullPlan, quickPlan } from './plan.js';
 import { goalLine, lineColumnsMax, toMarkdown, type Report, type Section } from './report.js';
 import { sustained } from './sustained.js';
 import { views } from './views.js';
 
-const benchmarks: readonly Benchmark[] = [burst, sustained, views, link, amplification];
+const benchmarks: readonly Benchmark[] = [burst, sustained, views, link, amplification, mirror];
 
 const { values: options } = parseArgs({
   options: { quick: { type: 'boolean', default: false }, only: { type: 'string' } },

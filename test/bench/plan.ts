@@ -38,6 +38,13 @@ export interface Plan {
     readonly churnSeconds: number;
     readonly churnRounds: number;
   };
+  readonly mirror: {
+    readonly rounds: number;
+    readonly bufferBytes: number;
+    /** Each shape ends at whatever comes first. */
+    readonly totalBytes: number;
+    readonly seconds: number;
+  };
   readonly amplification: {
     readonly loadBytes: number;
     readonly loadSeconds: number;
@@ -82,6 +89,7 @@ export const fullPlan: Plan = {
     churnSeconds: 20,
     churnRounds: 2,
   },
+  mirror: { rounds: 7, bufferBytes: GiB, totalBytes: 384 * MiB, seconds: 2 },
   amplification: { loadBytes: 512 * MiB, loadSeconds: 40, quietSeconds: 70 },
 };
 
@@ -121,5 +129,6 @@ export const quickPlan: Plan = {
     churnSeconds: 4,
     churnRounds: 1,
   },
+  mirror: { rounds: 2, bufferBytes: 512 * MiB, totalBytes: 96 * MiB, seconds: 1 },
   amplification: { loadBytes: 64 * MiB, loadSeconds: 4, quietSeconds: 3 },
 };

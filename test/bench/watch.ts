@@ -66,6 +66,13 @@ export async function takeSample(pair: Pair): Promise<Sample> {
   };
 }
 
+/** Undefined: all that was captured was kept in the buffer, by status and events. */
+export async function describeRetreat(pair: Pair, watch: Watch): Promise<string | undefined> {
+  if (watch.worstStage !== 'buffer') return `retreat to ${watch.worstStage}`;
+  const events = await retreatEvents(pair);
+  return events.length > 0 ? `events ${[...new Set(events)].join(', ')}` : undefined;
+}
+
 /** Codes of events that say that the source retreated, and how often. */
 export async function retreatEvents(pair: Pair): Promise<string[]> {
   const { events } = await pair.source.client.events({ limit: 1000 });

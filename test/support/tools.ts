@@ -16,6 +16,8 @@ export interface FioJob {
   readonly totalBytes?: number;
   /** Runs so long whatever the bytes. */
   readonly runtimeSeconds?: number;
+  /** Ends then although bytes are left. */
+  readonly runtimeSecondsMax?: number;
   readonly rateBytesPerSecond?: number;
   /** Share of a block that compresses away, 0…100. Default 0: incompressible. */
   readonly compressiblePercent?: number;
@@ -60,6 +62,7 @@ export function fioArguments(job: FioJob): string[] {
     `--offset=${job.offsetBytes ?? 0}`,
     ...(job.totalBytes === undefined ? [] : [`--io_size=${job.totalBytes}`]),
     ...(job.runtimeSeconds === undefined ? [] : ['--time_based=1', `--runtime=${job.runtimeSeconds}`]),
+    ...(job.runtimeSecondsMax === undefined ? [] : [`--runtime=${job.runtimeSecondsMax}`]),
     ...(job.rateBytesPerSecond === undefined ? [] : [`--rate=${Math.round(job.rateBytesPerSecond)}`]),
     // A fresh payload for each write: the same bytes again would be found by nobody here, but by a real disk's cache.
     ...(job.compressiblePercent ? [`--buffer_compress_percentage=${job.compressiblePercent}`] : []),

@@ -1,0 +1,180 @@
+/**
+ * The comparison of captures: the same writes to three disks of one QEMU, of which one is not protected, one is mirrored
+ * to qemu-nbd and one to the agent. The contenders take turns in every round; their order turns too.
+ */
+import type { FioSide } from '../support/tools.js';
+import type { Goal, Table } from './report.js';
+import { GiB, number, ratios, series, spread, type Series } from './statistics.js';
+
+export const contenders = ['unprotected', 'qemu-nbd', 'tidemark'] as const;
+export type Contender = (typeof contenders)[number];
+
+export interface Shape {
+  readonly name: string;
+  readonly blockBytes: number;
+  readonly queueDepth: number;
+}
+
+/** What one contender did in one turn: a result for each shape. */
+export type Turn = readonly FioSide[];
+
+/** Where the writes are made. */
+export interface CaptureBed {
+  readonly shapes: readonly Shape[];
+  /** `rates`: bytes a second for each shape; left out: as fast as it goes. Nothing is under way when it resolves. */
+  write(contender: Contender, round: number, rates?: readonly number[]): Promise<Turn>;
+  /** CPU seconds that the two agents have used until now. */
+  agentSeconds(): { readonly source: number; readonly target: number };
+}
+
+export interface AgentCost {
+  readonly sourceSeconds: number;
+  readonly targetSeconds: number;
+  readonly bytes: number;
+}
+
+export interface Rounds {
+  readonly turns: Readonly<Record<Contender, Turn[]>>;
+  readonly costs: readonly AgentCost[];
+}
+
+/** Round 0 warms files, page cache and compilers, and is not counted. */
+export async function runRounds(bed: CaptureBed, rounds: number, rates?: readonly number[]): Promise<Rounds> {
+  const turns: Record<Contender, Turn[]> = { unprotected: [], 'qemu-nbd': [], tidemark: [] };
+  const costs: AgentCost[] = [];
+  for (let round = 0; round <= rounds; round++) {
+    for (let turn = 0; turn < contenders.length; turn++) {
+      const contender = contenders[(round + turn) % contenders.length]!;
+      const before = bed.agentSeconds();
+      const sides = await bed.write(contender, round, rates);
+      if (round === 0) continue;
+      turns[contender].push(sides);
+      if (contender !== 'tidemark') continue;
+      const after = bed.agentSeconds();
+      costs.push({
+        sourceSeconds: after.source - before.source,
+        targetSeconds: after.target - before.target,
+        bytes: sides.reduce((sum, { bytes }) => sum + bytes, 0),
+      });
+    }
+  }
+  return { turns, costs };
+}
+
+/** Half of what that contender's disk took, for each shape. */
+export function halfRates({ turns }: Rounds, shapes: readonly Shape[], of: Contender): number[] {
+  return shapes.map((_, index) => series(pick(turns[of], index, 'bytesPerSecond')).median / 2);
+}
+
+export interface Judged {
+  /** Begins the name of each goal. */
+  readonly where: string;
+  readonly bed: Pick<CaptureBed, 'shapes'>;
+  readonly full: Rounds;
+  readonly half: Rounds;
+  /** Whose rate was halved. */
+  readonly halfOf: Contender;
+  readonly invalid: string | undefined;
+}
+
+export function captureGoals({ where, bed, full, half, invalid }: Judged): Goal[] {
+  return bed.shapes.flatMap(({ name }, index): Goal[] => {
+    const compare = (from: Rounds, key: keyof FioSide): Series =>
+      ratios(pick(from.turns.tidemark, index, key), pick(from.turns['qemu-nbd'], index, key));
+    return [
+      {
+        name: `${where} ${name} rate ÷ mirror to qemu-nbd`,
+        measured: compare(full, 'bytesPerSecond'),
+        bound: 0.95,
+        direction: 'at least',
+        invalid,
+        hint: 'Profile the source agent (TIDEMARK_AGENT=bundle, --cpu-prof) while this section runs.',
+      },
+      {
+        name: `${where} ${name} at half rate: rate ÷ mirror to qemu-nbd`,
+        measured: compare(half, 'bytesPerSecond'),
+        bound: 0.99,
+        direction: 'at least',
+        invalid,
+        hint: 'The mirror to the agent does not keep up with half of what the disk takes.',
+      },
+      {
+        name: `${where} ${name} at half rate: p99 ÷ mirror to qemu-nbd`,
+        measured: compare(half, 'p99Us'),
+        bound: 1.25,
+        direction: 'at most',
+        invalid,
+        hint: 'Look for turns of the event loop that are longer than a write (--cpu-prof), and for processors that are all busy.',
+      },
+    ];
+  });
+}
+
+export function captureTables({ where, bed, full, half, halfOf }: Judged): Table[] {
+  const cells = (from: Rounds, index: number, key: keyof FioSide, scale: number): string[] =>
+    contenders.map((each) => spread(series(pick(from.turns[each], index, key).map((value) => value / scale))));
+  const small = (index: number): boolean => bed.shapes[index]!.blockBytes === 4096;
+  return [
+    {
+      title: `${where}: writes as fast as they go`,
+      head: ['shape', ...contenders, 'tidemark ÷ unprotected'],
+      rows: bed.shapes.map(({ name }, index) => [
+        `${name}, ${small(index) ? 'k/s' : 'MB/s'}`,
+        ...(small(index) ? cells(full, index, 'operationsPerSecond', 1e3) : cells(full, index, 'bytesPerSecond', 1e6)),
+        spread(
+          ratios(
+            pick(full.turns.tidemark, index, 'bytesPerSecond'),
+            pick(full.turns.unprotected, index, 'bytesPerSecond'),
+          ),
+        ),
+      ]),
+    },
+    {
+      title: `${where}: at half of the rate of ${halfOf}, latency in µs`,
+      head: ['shape', ...contenders],
+      rows: bed.shapes.flatMap(({ name }, index) => [
+        [`${name}, MB/s`, ...cells(half, index, 'bytesPerSecond', 1e6)],
+        [`${name}, mean`, ...cells(half, index, 'meanUs', 1)],
+        [`${name}, p50`, ...cells(half, index, 'p50Us', 1)],
+        [`${name}, p99`, ...cells(half, index, 'p99Us', 1)],
+        [`${name}, mean over unprotected`, ...contenders.map((each) => spread(added(half, index, each)))],
+      ]),
+    },
+    {
+      title: `${where}: CPU seconds of the agents for each GiB`,
+      head: ['load', 'source', 'target'],
+      rows: (
+        [
+          ['as fast as it goes', full],
+          ['half rate', half],
+        ] as const
+      ).map(([name, { costs }]) => [
+        name,
+        spread(series(costs.map(({ sourceSeconds, bytes }) => sourceSeconds / (bytes / GiB)))),
+        spread(series(costs.map(({ targetSeconds, bytes }) => targetSeconds / (bytes / GiB)))),
+      ]),
+    },
+  ];
+}
+
+/** How far it is, in one line. */
+export function captureLine({ bed, full }: Judged): string {
+  return bed.shapes
+    .map(({ name }, index) => {
+      const medians = contenders.map((each) =>
+        number(series(pick(full.turns[each], index, 'bytesPerSecond').map((value) => value / 1e6)).median),
+      );
+      return `${name}: ${medians.join(' / ')} MB/s`;
+    })
+    .join('; ');
+}
+
+/** Microseconds that a write takes longer than on the disk without a mirror, round by round. */
+function added({ turns }: Rounds, index: number, contender: Contender): Series {
+  const plain = pick(turns.unprotected, index, 'meanUs');
+  return series(pick(turns[contender], index, 'meanUs').map((value, round) => value - (plain[round] ?? Number.NaN)));
+}
+
+function pick(turns: readonly Turn[], index: number, key: keyof FioSide): number[] {
+  return turns.map((turn) => turn[index]?.[key] ?? Number.NaN);
+}
