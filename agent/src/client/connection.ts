@@ -1,7 +1,7 @@
 /** HTTPS with mutual TLS 1.3 and JSON, on Node's own client (Node 20 and later). */
 import { Agent, request, type RequestOptions } from 'node:https';
 import type { IncomingMessage } from 'node:http';
-import { TidemarkError } from '../core/errors.js';
+import { isTidemarkError, TidemarkError } from '../core/errors.js';
 import { apiErrorSchema, fromApiError } from '../service/error-schema.js';
 
 export interface ConnectionOptions {
@@ -13,6 +13,8 @@ export interface ConnectionOptions {
   readonly authority: string;
   /** Name in the agent's certificate, when it is not the host of the URL. */
   readonly serverName?: string;
+  /** In place of the check of the host name: an error refuses the agent's certificate (DER). */
+  readonly checkCertificate?: (der: Uint8Array) => Error | undefined;
   /** For connecting and for each answer that does not wait on purpose. Default 30 s. */
   readonly timeoutMs?: number;
 }
@@ -37,6 +39,7 @@ export class Connection {
   constructor(options: ConnectionOptions) {
     this.#options = options;
     this.#base = parseUrl(options.url);
+    const { checkCertificate } = options;
     this.#agent = new Agent({
       keepAlive: true,
       maxSockets: 16,
@@ -45,6 +48,7 @@ export class Connection {
       key: options.key,
       ca: options.authority,
       ...(options.serverName === undefined ? {} : { servername: options.serverName }),
+      ...(checkCertificate && { checkServerIdentity: (_host, { raw }) => checkCertificate(raw) }),
     });
   }
 
@@ -122,6 +126,7 @@ export class Connection {
 
   /** A refused certificate shows as an alert or a reset after the handshake: say so, it is the common cause. */
   #unreachable(cause: unknown): TidemarkError {
+    if (isTidemarkError(cause)) return cause;
     const { code = '', message } = cause as { code?: string; message: string };
     const certificate = /^(ERR_SSL|ERR_TLS|CERT_|DEPTH_ZERO|SELF_SIGNED|UNABLE_TO_)/.test(code);
     const text = certificate

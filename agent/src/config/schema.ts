@@ -88,6 +88,9 @@ const configShape = z.strictObject({
       z.strictObject({
         name: nameSchema,
         address: addressSchema.optional().describe('Stream address; needed where this agent dials'),
+        api: addressSchema
+          .optional()
+          .describe("The peer's control API; needed to ask it for something: a move, a reverse"),
       }),
     )
     .max(256)

@@ -11,6 +11,10 @@ export const errorTable = {
   // network and peers
   'peer-unreachable': { retry: true, hint: 'Check the address, the firewall and that the peer agent runs.' },
   'peer-refused': { retry: false, hint: 'Check both certificates and that each site lists the other as a peer.' },
+  'peer-api-unknown': {
+    retry: false,
+    hint: 'Set peers[].api of that peer to HOST:PORT of its control API, and reload the agent.',
+  },
   'protocol-error': { retry: true, hint: 'The peer sent bytes that the protocol forbids; compare both versions.' },
   'protocol-version': { retry: false, hint: 'Upgrade the older of the two agents.' },
   // replication
