@@ -1,6 +1,6 @@
 /** Checkpoints as the API shows, selects and makes them. */
 import { z } from 'zod';
-import { checkpointIdSchema, countSchema, labelSchema, nameSchema, timeMsSchema } from './scalars.js';
+import { checkpointIdSchema, countSchema, labelSchema, shownIdSchema, timeMsSchema } from './scalars.js';
 
 export const checkpointKindSchema = z.enum(['crash', 'application', 'tagged']);
 
@@ -13,7 +13,7 @@ export const checkpointSchema = z.object({
   diskCount: countSchema.describe('Disks of the group at that moment'),
   disksPresent: countSchema.describe('Disks that were there; fewer than diskCount while one syncs'),
   complete: z.boolean().describe('Every disk of the group is in it'),
-  pins: z.array(z.object({ id: nameSchema, reason: z.string() })),
+  pins: z.array(z.object({ id: shownIdSchema, reason: z.string() })),
   attributes: z.record(z.string(), z.unknown()).describe('What hooks recorded, free of secrets'),
 });
 export type Checkpoint = z.infer<typeof checkpointSchema>;

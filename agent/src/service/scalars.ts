@@ -13,6 +13,9 @@ export const operationIdSchema = z
   .regex(/^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$/, 'an operation id has 1 to 128 of A-Z a-z 0-9 . _ : -')
   .describe('Chosen by the caller, 1 to 128 of A-Z a-z 0-9 . _ : -');
 
+/** Of a view or a pin as it is shown: an operation makes some by its own id, which is longer than a name. */
+export const shownIdSchema = z.string().min(1).max(256);
+
 /** Identifies a checkpoint in its group; sorts by time. */
 export const checkpointIdSchema = z
   .string()

@@ -1,7 +1,15 @@
 /** Views as the API opens and shows them. */
 import { z } from 'zod';
 import { checkpointSelectorSchema } from './checkpoint-schemas.js';
-import { bytesSchema, checkpointIdSchema, countSchema, labelSchema, nameSchema, timeMsSchema } from './scalars.js';
+import {
+  bytesSchema,
+  checkpointIdSchema,
+  countSchema,
+  labelSchema,
+  nameSchema,
+  shownIdSchema,
+  timeMsSchema,
+} from './scalars.js';
 
 export const viewPurposeSchema = z.enum(['drill', 'browse', 'production', 'named']);
 
@@ -16,7 +24,7 @@ export const viewRequestSchema = z.strictObject({
 export type ViewRequest = z.infer<typeof viewRequestSchema>;
 
 export const viewStatusSchema = z.object({
-  id: nameSchema,
+  id: shownIdSchema,
   group: nameSchema,
   checkpoint: checkpointIdSchema,
   sourceTimeMs: timeMsSchema,
