@@ -2,6 +2,8 @@
  * The comparison of captures: the same writes to three disks of one QEMU, of which one is not protected, one is mirrored
  * to qemu-nbd and one to the agent. The contenders take turns in every round; their order turns too.
  */
+import type { Pair } from '../support/pair.js';
+import { readUsage } from '../support/process-usage.js';
 import type { FioSide } from '../support/tools.js';
 import type { Goal, Table } from './report.js';
 import { GiB, number, ratios, series, spread, type Series } from './statistics.js';
@@ -15,61 +17,53 @@ export interface Shape {
   readonly queueDepth: number;
 }
 
-/** What one contender did in one turn: a result for each shape. */
-export type Turn = readonly FioSide[];
-
-/** Where the writes are made. */
-export interface CaptureBed {
-  readonly shapes: readonly Shape[];
-  /** `rates`: bytes a second for each shape; left out: as fast as it goes. Nothing is under way when it resolves. */
-  write(contender: Contender, round: number, rates?: readonly number[]): Promise<Turn>;
-  /** CPU seconds that the two agents have used until now. */
-  agentSeconds(): { readonly source: number; readonly target: number };
-}
-
+/** CPU seconds of the agents for what a turn of Tidemark wrote, all of it durable. */
 export interface AgentCost {
   readonly sourceSeconds: number;
   readonly targetSeconds: number;
   readonly bytes: number;
 }
 
-export interface Rounds {
-  readonly turns: Readonly<Record<Contender, Turn[]>>;
+/** What one contender did in one turn. */
+export interface Turn {
+  /** One for each shape. */
+  readonly sides: readonly FioSide[];
+  /** One for each of the bed's `costNames`; of the others none. */
   readonly costs: readonly AgentCost[];
 }
 
+/** Where the writes are made. */
+export interface CaptureBed {
+  readonly shapes: readonly Shape[];
+  readonly costNames: readonly string[];
+  /** `rates`: bytes a second for each shape; left out: as fast as it goes. Nothing is under way when it resolves. */
+  write(contender: Contender, round: number, rates?: readonly number[]): Promise<Turn>;
+}
+
+export type Rounds = Readonly<Record<Contender, Turn[]>>;
+
 /** Round 0 warms files, page cache and compilers, and is not counted. */
 export async function runRounds(bed: CaptureBed, rounds: number, rates?: readonly number[]): Promise<Rounds> {
-  const turns: Record<Contender, Turn[]> = { unprotected: [], 'qemu-nbd': [], tidemark: [] };
-  const costs: AgentCost[] = [];
+  const turns: Rounds = { unprotected: [], 'qemu-nbd': [], tidemark: [] };
   for (let round = 0; round <= rounds; round++) {
     for (let turn = 0; turn < contenders.length; turn++) {
       const contender = contenders[(round + turn) % contenders.length]!;
-      const before = bed.agentSeconds();
-      const sides = await bed.write(contender, round, rates);
-      if (round === 0) continue;
-      turns[contender].push(sides);
-      if (contender !== 'tidemark') continue;
-      const after = bed.agentSeconds();
-      costs.push({
-        sourceSeconds: after.source - before.source,
-        targetSeconds: after.target - before.target,
-        bytes: sides.reduce((sum, { bytes }) => sum + bytes, 0),
-      });
+      const done = await bed.write(contender, round, rates);
+      if (round > 0) turns[contender].push(done);
     }
   }
-  return { turns, costs };
+  return turns;
 }
 
 /** Half of what that contender's disk took, for each shape. */
-export function halfRates({ turns }: Rounds, shapes: readonly Shape[], of: Contender): number[] {
+export function halfRates(turns: Rounds, shapes: readonly Shape[], of: Contender): number[] {
   return shapes.map((_, index) => series(pick(turns[of], index, 'bytesPerSecond')).median / 2);
 }
 
 export interface Judged {
   /** Begins the name of each goal. */
   readonly where: string;
-  readonly bed: Pick<CaptureBed, 'shapes'>;
+  readonly bed: Pick<CaptureBed, 'shapes' | 'costNames'>;
   readonly full: Rounds;
   readonly half: Rounds;
   /** Whose rate was halved. */
@@ -80,7 +74,7 @@ export interface Judged {
 export function captureGoals({ where, bed, full, half, invalid }: Judged): Goal[] {
   return bed.shapes.flatMap(({ name }, index): Goal[] => {
     const compare = (from: Rounds, key: keyof FioSide): Series =>
-      ratios(pick(from.turns.tidemark, index, key), pick(from.turns['qemu-nbd'], index, key));
+      ratios(pick(from.tidemark, index, key), pick(from['qemu-nbd'], index, key));
     return [
       {
         name: `${where} ${name} rate ÷ mirror to qemu-nbd`,
@@ -112,7 +106,7 @@ export function captureGoals({ where, bed, full, half, invalid }: Judged): Goal[
 
 export function captureTables({ where, bed, full, half, halfOf }: Judged): Table[] {
   const cells = (from: Rounds, index: number, key: keyof FioSide, scale: number): string[] =>
-    contenders.map((each) => spread(series(pick(from.turns[each], index, key).map((value) => value / scale))));
+    contenders.map((each) => spread(series(pick(from[each], index, key).map((value) => value / scale))));
   const small = (index: number): boolean => bed.shapes[index]!.blockBytes === 4096;
   return [
     {
@@ -121,12 +115,7 @@ export function captureTables({ where, bed, full, half, halfOf }: Judged): Table
       rows: bed.shapes.map(({ name }, index) => [
         `${name}, ${small(index) ? 'k/s' : 'MB/s'}`,
         ...(small(index) ? cells(full, index, 'operationsPerSecond', 1e3) : cells(full, index, 'bytesPerSecond', 1e6)),
-        spread(
-          ratios(
-            pick(full.turns.tidemark, index, 'bytesPerSecond'),
-            pick(full.turns.unprotected, index, 'bytesPerSecond'),
-          ),
-        ),
+        spread(ratios(pick(full.tidemark, index, 'bytesPerSecond'), pick(full.unprotected, index, 'bytesPerSecond'))),
       ]),
     },
     {
@@ -148,11 +137,13 @@ export function captureTables({ where, bed, full, half, halfOf }: Judged): Table
           ['as fast as it goes', full],
           ['half rate', half],
         ] as const
-      ).map(([name, { costs }]) => [
-        name,
-        spread(series(costs.map(({ sourceSeconds, bytes }) => sourceSeconds / (bytes / GiB)))),
-        spread(series(costs.map(({ targetSeconds, bytes }) => targetSeconds / (bytes / GiB)))),
-      ]),
+      ).flatMap(([load, { tidemark }]) =>
+        bed.costNames.map((name, index) => {
+          const perGiB = (key: 'sourceSeconds' | 'targetSeconds'): string =>
+            spread(series(tidemark.map(({ costs }) => costs[index]![key] / (costs[index]!.bytes / GiB))));
+          return [`${name}, ${load}`, perGiB('sourceSeconds'), perGiB('targetSeconds')];
+        }),
+      ),
     },
   ];
 }
@@ -162,7 +153,7 @@ export function captureLine({ bed, full }: Judged): string {
   return bed.shapes
     .map(({ name }, index) => {
       const medians = contenders.map((each) =>
-        number(series(pick(full.turns[each], index, 'bytesPerSecond').map((value) => value / 1e6)).median),
+        number(series(pick(full[each], index, 'bytesPerSecond').map((value) => value / 1e6)).median),
       );
       return `${name}: ${medians.join(' / ')} MB/s`;
     })
@@ -170,11 +161,27 @@ export function captureLine({ bed, full }: Judged): string {
 }
 
 /** Microseconds that a write takes longer than on the disk without a mirror, round by round. */
-function added({ turns }: Rounds, index: number, contender: Contender): Series {
+function added(turns: Rounds, index: number, contender: Contender): Series {
   const plain = pick(turns.unprotected, index, 'meanUs');
   return series(pick(turns[contender], index, 'meanUs').map((value, round) => value - (plain[round] ?? Number.NaN)));
 }
 
 function pick(turns: readonly Turn[], index: number, key: keyof FioSide): number[] {
-  return turns.map((turn) => turn[index]?.[key] ?? Number.NaN);
+  return turns.map(({ sides }) => sides[index]?.[key] ?? Number.NaN);
+}
+
+/** The agents, and how to wait until all that was captured is durable. */
+export type CostPair = Pick<Pair, 'source' | 'target' | 'waitDrained'>;
+
+/** What the two agents take for all that `write` captures, until it is durable. */
+export async function withCost(
+  pair: CostPair,
+  write: () => Promise<readonly FioSide[]>,
+): Promise<{ readonly sides: readonly FioSide[]; readonly cost: AgentCost }> {
+  const seconds = (): number[] => [pair.source, pair.target].map(({ pid }) => readUsage(pid).cpuSeconds);
+  const before = seconds();
+  const sides = await write();
+  await pair.waitDrained();
+  const [sourceSeconds = 0, targetSeconds = 0] = seconds().map((value, index) => value - before[index]!);
+  return { sides, cost: { sourceSeconds, targetSeconds, bytes: sides.reduce((sum, { bytes }) => sum + bytes, 0) } };
 }

@@ -12,6 +12,9 @@ export interface MemoryPeak {
   readonly bufferBytes: number;
 }
 
+/** Two agents and the status of their group at both. */
+export type WatchedPair = Pick<Pair, 'source' | 'target' | 'group' | 'sourceStatus' | 'targetStatus'>;
+
 export interface BenchContext {
   readonly plan: Plan;
   readonly say: (line: string) => void;
@@ -39,7 +42,7 @@ export function noteMemory(context: BenchContext, phase: string, agent: AgentHan
   context.memory.push({ phase, agent: agent.name, residentBytes: residentBytesPeak, bufferBytes });
 }
 
-export function notePairMemory(context: BenchContext, phase: string, pair: Pair, bufferBytes: number): void {
+export function notePairMemory(context: BenchContext, phase: string, pair: WatchedPair, bufferBytes: number): void {
   noteMemory(context, phase, pair.source, bufferBytes);
   // A target buffers nothing but what is on its way to the disk; it is held to the same allowance with no buffer.
   noteMemory(context, phase, pair.target, 0);

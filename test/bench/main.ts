@@ -18,8 +18,9 @@ import { fullPlan, quickPlan } from './plan.js';
 import { goalLine, lineColumnsMax, toMarkdown, type Report, type Section } from './report.js';
 import { sustained } from './sustained.js';
 import { views } from './views.js';
+import { vmCapture } from './vm-capture.js';
 
-const benchmarks: readonly Benchmark[] = [burst, sustained, views, link, amplification, mirror];
+const benchmarks: readonly Benchmark[] = [burst, sustained, views, link, amplification, mirror, vmCapture];
 
 const { values: options } = parseArgs({
   options: { quick: { type: 'boolean', default: false }, only: { type: 'string' } },

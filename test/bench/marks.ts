@@ -1,7 +1,6 @@
 /** The source agent's own measurement of its checkpoint marks, from its metrics. */
-import type { Pair } from '../support/pair.js';
 import { findMetric, parseMetrics } from '../support/metrics-text.js';
-import type { BenchContext } from './context.js';
+import type { BenchContext, WatchedPair } from './context.js';
 
 const names = {
   count: 'tidemark_capture_marks_total',
@@ -9,7 +8,7 @@ const names = {
   lateness: 'tidemark_capture_mark_lateness_seconds',
 };
 
-export async function noteMarks(context: BenchContext, phase: string, pair: Pair): Promise<void> {
+export async function noteMarks(context: BenchContext, phase: string, pair: WatchedPair): Promise<void> {
   const samples = parseMetrics(await pair.source.client.metrics());
   const labels = { group: pair.group };
   const p99 = (name: string): number =>

@@ -5,8 +5,7 @@
 import { BareQemu } from '../support/bare-qemu.js';
 import { Laboratory } from '../support/laboratory.js';
 import { startPair, type Pair } from '../support/pair.js';
-import { readUsage } from '../support/process-usage.js';
-import { makeSparseFile, runFio, startQemuNbd } from '../support/tools.js';
+import { makeSparseFile, runFio, startQemuNbd, type FioSide } from '../support/tools.js';
 import {
   captureGoals,
   captureLine,
@@ -14,6 +13,8 @@ import {
   contenders,
   halfRates,
   runRounds,
+  withCost,
+  type AgentCost,
   type CaptureBed,
   type Contender,
   type Judged,
@@ -84,30 +85,29 @@ async function startBed(lab: Laboratory, pair: Pair, { plan }: BenchContext): Pr
   await qemus.tidemark.mirror(uri.searchParams.get('socket')!, decodeURIComponent(uri.pathname.slice(1)));
   return {
     shapes,
+    costNames: shapes.map(({ name }) => name),
     write: async (contender, round, rates) => {
-      const turn = [];
+      const sides: FioSide[] = [];
+      const costs: AgentCost[] = [];
       for (const [index, { blockBytes, queueDepth }] of shapes.entries()) {
-        const { write } = await runFio(lab.processes, {
-          ...{
-            target: qemus[contender].guestUri,
-            operation: 'randwrite',
-            blockBytes,
-            queueDepth,
+        const write = async (): Promise<FioSide[]> => {
+          const done = await runFio(lab.processes, {
+            ...{ target: qemus[contender].guestUri, operation: 'randwrite', blockBytes, queueDepth },
             sizeBytes: diskBytes,
-          },
-          totalBytes: plan.mirror.totalBytes,
-          runtimeSecondsMax: plan.mirror.seconds,
-          randomSeed: round + 1,
-          ...(rates === undefined ? {} : { rateBytesPerSecond: rates[index]! }),
-        });
-        if (contender === 'tidemark') await pair.waitDrained();
-        turn.push(write);
+            totalBytes: plan.mirror.totalBytes,
+            runtimeSecondsMax: plan.mirror.seconds,
+            randomSeed: round + 1,
+            ...(rates === undefined ? {} : { rateBytesPerSecond: rates[index]! }),
+          });
+          return [done.write];
+        };
+        if (contender === 'tidemark') {
+          const done = await withCost(pair, write);
+          sides.push(...done.sides);
+          costs.push(done.cost);
+        } else sides.push(...(await write()));
       }
-      return turn;
+      return { sides, costs };
     },
-    agentSeconds: () => ({
-      source: readUsage(pair.source.pid).cpuSeconds,
-      target: readUsage(pair.target.pid).cpuSeconds,
-    }),
   };
 }

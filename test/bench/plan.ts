@@ -45,6 +45,13 @@ export interface Plan {
     readonly totalBytes: number;
     readonly seconds: number;
   };
+  readonly vmCapture: {
+    readonly rounds: number;
+    readonly bufferBytes: number;
+    /** For each shape. */
+    readonly seconds: number;
+    readonly pgbenchSeconds: number;
+  };
   readonly amplification: {
     readonly loadBytes: number;
     readonly loadSeconds: number;
@@ -90,6 +97,7 @@ export const fullPlan: Plan = {
     churnRounds: 2,
   },
   mirror: { rounds: 7, bufferBytes: GiB, totalBytes: 384 * MiB, seconds: 2 },
+  vmCapture: { rounds: 7, bufferBytes: GiB, seconds: 2, pgbenchSeconds: 6 },
   amplification: { loadBytes: 512 * MiB, loadSeconds: 40, quietSeconds: 70 },
 };
 
@@ -130,5 +138,6 @@ export const quickPlan: Plan = {
     churnRounds: 1,
   },
   mirror: { rounds: 2, bufferBytes: 512 * MiB, totalBytes: 96 * MiB, seconds: 1 },
+  vmCapture: { rounds: 2, bufferBytes: GiB, seconds: 1, pgbenchSeconds: 2 },
   amplification: { loadBytes: 64 * MiB, loadSeconds: 4, quietSeconds: 3 },
 };

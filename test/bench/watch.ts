@@ -1,6 +1,6 @@
 /** Watches a pair while it is under load: worst stage of retreat, RPO, checkpoints as they become durable. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Pair } from '../support/pair.js';
+import type { WatchedPair } from './context.js';
 
 export const stages = ['buffer', 'spool', 'fold', 'bitmap'] as const;
 export type Stage = (typeof stages)[number];
@@ -22,7 +22,7 @@ export class Watch {
   readonly #loop: Promise<void>;
 
   constructor(
-    private readonly pair: Pair,
+    private readonly pair: WatchedPair,
     private readonly everyMs: number,
     private readonly onSample: (sample: Sample) => void = () => {},
   ) {
@@ -51,7 +51,7 @@ export class Watch {
   }
 }
 
-export async function takeSample(pair: Pair): Promise<Sample> {
+export async function takeSample(pair: WatchedPair): Promise<Sample> {
   const [source, target] = await Promise.all([pair.sourceStatus(), pair.targetStatus()]);
   const link = source.links[0]!;
   return {
@@ -67,14 +67,14 @@ export async function takeSample(pair: Pair): Promise<Sample> {
 }
 
 /** Undefined: all that was captured was kept in the buffer, by status and events. */
-export async function describeRetreat(pair: Pair, watch: Watch): Promise<string | undefined> {
+export async function describeRetreat(pair: WatchedPair, watch: Watch): Promise<string | undefined> {
   if (watch.worstStage !== 'buffer') return `retreat to ${watch.worstStage}`;
   const events = await retreatEvents(pair);
   return events.length > 0 ? `events ${[...new Set(events)].join(', ')}` : undefined;
 }
 
 /** Codes of events that say that the source retreated, and how often. */
-export async function retreatEvents(pair: Pair): Promise<string[]> {
+export async function retreatEvents(pair: WatchedPair): Promise<string[]> {
   const { events } = await pair.source.client.events({ limit: 1000 });
   return events.map(({ code }) => code).filter((code) => /retreat|spool|fold|bitmap|resync/.test(code));
 }

@@ -79,10 +79,16 @@ export function fioArguments(job: FioJob): string[] {
 /** Runs to the end; throws on any I/O error. */
 export async function runFio(processes: Processes, job: FioJob, timeoutMs = 600_000): Promise<FioResult> {
   const text = await processes.run('fio', fioArguments(job), { timeoutMs });
-  const parsed = JSON.parse(text.slice(text.indexOf('{'))) as { jobs: Record<string, unknown>[] };
-  const first = parsed.jobs[0]!;
-  if (first['error'] !== 0) throw new Error(`fio ended with error ${String(first['error'])}`);
-  return { read: side(first['read']), write: side(first['write']) };
+  return parseFio(text)[0]!;
+}
+
+/** The jobs of what fio printed as JSON; throws when one had an error. */
+export function parseFio(text: string): FioResult[] {
+  const { jobs } = JSON.parse(text.slice(text.indexOf('{'))) as { jobs: Record<string, unknown>[] };
+  return jobs.map((job) => {
+    if (job['error'] !== 0) throw new Error(`fio ended with error ${String(job['error'])}`);
+    return { read: side(job['read']), write: side(job['write']) };
+  });
 }
 
 function side(value: unknown): FioSide {
