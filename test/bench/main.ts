@@ -16,11 +16,23 @@ import { marksSection, memorySection } from './memory.js';
 import { mirror } from './mirror.js';
 import { fullPlan, quickPlan } from './plan.js';
 import { goalLine, lineColumnsMax, toMarkdown, type Report, type Section } from './report.js';
+import { reverse } from './reverse.js';
+import { rto } from './rto.js';
 import { sustained } from './sustained.js';
 import { views } from './views.js';
 import { vmCapture } from './vm-capture.js';
 
-const benchmarks: readonly Benchmark[] = [burst, sustained, views, link, amplification, mirror, vmCapture];
+const benchmarks: readonly Benchmark[] = [
+  burst,
+  sustained,
+  views,
+  link,
+  amplification,
+  mirror,
+  vmCapture,
+  rto,
+  reverse,
+];
 
 const { values: options } = parseArgs({
   options: { quick: { type: 'boolean', default: false }, only: { type: 'string' } },

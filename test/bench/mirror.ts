@@ -32,9 +32,6 @@ const shapes: readonly Shape[] = [
   { name: '1 MiB qd4', blockBytes: MiB, queueDepth: 4 },
 ];
 
-/** Without a mirror the disk is so fast that no mirror follows at half of it. */
-const halfOf: Contender = 'qemu-nbd';
-
 export const mirror: Benchmark = {
   name: 'mirror',
   async run(context) {
@@ -50,12 +47,12 @@ export const mirror: Benchmark = {
     const bed = await startBed(lab, pair, context);
     const watch = new Watch(pair, 100);
     const full = await runRounds(bed, rounds);
-    const half = await runRounds(bed, rounds, halfRates(full, shapes, halfOf));
+    const half = await runRounds(bed, rounds, halfRates(full, shapes));
     await watch.stop();
     const retreat = await describeRetreat(pair, watch);
     await noteMarks(context, 'mirror of a QEMU without a guest', pair);
     notePairMemory(context, 'mirror', pair, bufferBytes);
-    const judged: Judged = { where: 'mirror', bed, full, half, halfOf, invalid: retreat };
+    const judged: Judged = { where: 'mirror', bed, full, half, invalid: retreat };
     context.say(captureLine(judged));
     return {
       title: 'Mirror of a QEMU without a guest',

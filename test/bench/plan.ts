@@ -52,6 +52,13 @@ export interface Plan {
     readonly seconds: number;
     readonly pgbenchSeconds: number;
   };
+  readonly rto: {
+    readonly diskBytes: number;
+    readonly journalBytes: number;
+    readonly checkpointCount: number;
+    readonly rounds: number;
+  };
+  readonly reverse: { readonly diskBytes: number; readonly rounds: number };
   readonly amplification: {
     readonly loadBytes: number;
     readonly loadSeconds: number;
@@ -98,6 +105,8 @@ export const fullPlan: Plan = {
   },
   mirror: { rounds: 7, bufferBytes: GiB, totalBytes: 384 * MiB, seconds: 2 },
   vmCapture: { rounds: 7, bufferBytes: GiB, seconds: 2, pgbenchSeconds: 6 },
+  rto: { diskBytes: 4 * GiB, journalBytes: 1.25 * GiB, checkpointCount: 600, rounds: 5 },
+  reverse: { diskBytes: GiB, rounds: 3 },
   amplification: { loadBytes: 512 * MiB, loadSeconds: 40, quietSeconds: 70 },
 };
 
@@ -139,5 +148,7 @@ export const quickPlan: Plan = {
   },
   mirror: { rounds: 2, bufferBytes: 512 * MiB, totalBytes: 96 * MiB, seconds: 1 },
   vmCapture: { rounds: 2, bufferBytes: GiB, seconds: 1, pgbenchSeconds: 2 },
+  rto: { diskBytes: 256 * MiB, journalBytes: 64 * MiB, checkpointCount: 40, rounds: 1 },
+  reverse: { diskBytes: 64 * MiB, rounds: 1 },
   amplification: { loadBytes: 64 * MiB, loadSeconds: 4, quietSeconds: 3 },
 };

@@ -66,13 +66,13 @@ export const vmCapture: Benchmark = {
       },
     };
     const full = await runRounds(bed, rounds);
-    const half = await runRounds(bed, rounds, halfRates(full, shapes, 'unprotected'));
+    const half = await runRounds(bed, rounds, halfRates(full, shapes));
     const tps = await runPgbench(guest, pair, rounds, pgbenchSeconds);
     await watch.stop();
     const invalid = await describeRetreat(pair, watch);
     await noteMarks(context, 'guest', pair);
     notePairMemory(context, 'guest', pair, bufferBytes);
-    const judged: Judged = { where: 'guest', bed, full, half, halfOf: 'unprotected', invalid };
+    const judged: Judged = { where: 'guest', bed, full, half, invalid };
     context.say(captureLine(judged));
     return {
       title: 'Capture in a guest',

@@ -1,9 +1,9 @@
 /** A group that begins with a seed: an old copy of the disk lies at the target, and only what differs crosses the wire. */
 import { expect, test } from '@jest/globals';
 import { copyFileSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
-import { connect, createServer, type AddressInfo } from 'node:net';
 import { createHash, randomBytes } from 'node:crypto';
 import type { AgentHandle } from '../support/agent-handle.js';
+import { startCountingRelay } from '../support/counting-relay.js';
 import { Laboratory } from '../support/laboratory.js';
 import { waitFor } from '../support/wait.js';
 import { tidemarkJson } from './cli.js';
@@ -12,43 +12,13 @@ const MiB = 1024 * 1024;
 const sizeBytes = 64 * MiB;
 const chunkBytes = 65_536;
 
-/** A relay on loopback that counts what goes both ways. */
-async function relay(
-  address: string,
-): Promise<{ address: string; bytes: () => number; [Symbol.asyncDispose](): Promise<void> }> {
-  let bytes = 0;
-  const [host, port] = address.split(':') as [string, string];
-  const sockets = new Set<{ destroy(): void }>();
-  const server = createServer((from) => {
-    const to = connect(Number(port), host);
-    for (const [a, b] of [
-      [from, to],
-      [to, from],
-    ] as const) {
-      sockets.add(a);
-      a.on('data', (chunk: Buffer) => (bytes += chunk.length));
-      a.on('error', () => b.destroy());
-      a.pipe(b);
-    }
-  });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  return {
-    address: `127.0.0.1:${(server.address() as AddressInfo).port}`,
-    bytes: () => bytes,
-    [Symbol.asyncDispose]: async () => {
-      for (const socket of sockets) socket.destroy();
-      await new Promise((resolve) => server.close(resolve));
-    },
-  };
-}
-
 async function protect(lab: Laboratory, name: string, file: string, seed: string | undefined) {
   const disk = { name: 'data', sizeBytes, stream: `source-${name}`, ...(seed === undefined ? {} : { seed }) };
   const target = await lab.startAgent(`target-${name}`, {
     peers: [{ name: `source-${name}` }],
     targetGroups: [{ name: 'shop', streams: [`source-${name}`], disks: [disk], checkpointIntervalSeconds: 1 }],
   });
-  const wire = await relay(target.addresses.stream);
+  const wire = await startCountingRelay(target.addresses.stream);
   const source = await lab.startAgent(`source-${name}`, {
     peers: [{ name: `target-${name}`, address: wire.address }],
     sourceGroups: [
