@@ -62,16 +62,20 @@ export class BareQemu {
       ...{ 'on-target-error': 'report', 'auto-dismiss': true },
     });
     await waitFor('the mirror is ready', async () => (await this.jobs()).some(({ ready }) => ready));
+    await this.execute('block-job-pause', { device: 'capture' });
+    await waitFor('the mirror stands by', async () => (await this.jobs()).some(({ status }) => status === 'standby'));
   }
 
-  /** Removes the node of a mirror that has ended. */
+  /** Removes a mirror whose target is gone. */
   async forgetMirror(): Promise<void> {
+    await this.execute('transaction', { actions: [] });
+    await this.execute('block-job-resume', { device: 'capture' });
     await waitFor('the mirror has ended', async () => (await this.jobs()).length === 0);
     await this.execute('blockdev-del', { 'node-name': 'target' });
   }
 
-  async jobs(): Promise<{ readonly device: string; readonly ready: boolean }[]> {
-    return (await this.execute('query-block-jobs')) as { device: string; ready: boolean }[];
+  async jobs(): Promise<{ readonly device: string; readonly ready: boolean; readonly status: string }[]> {
+    return (await this.execute('query-block-jobs')) as { device: string; ready: boolean; status: string }[];
   }
 
   /** Rejects with QEMU's own words, or after 30 s. */

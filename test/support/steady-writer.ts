@@ -1,4 +1,5 @@
-/** Writes to an NBD export without a pause and notes how long the slowest write took, also one that never ended. */
+/** Writes to an NBD export, without a pause unless told, and notes how long the slowest write took, also one that never ended. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { NbdClient } from '../../agent/src/nbd/client.js';
 import { nodeClock } from '../../agent/src/platform/node-clock.js';
 
@@ -10,6 +11,7 @@ export interface WriterOptions {
 export class SteadyWriter {
   #client: NbdClient;
   #stopping = false;
+  #pauseMs = 0;
   #slowestMs = 0;
   #count = 0;
   readonly #underWay = new Set<{ readonly sinceMs: number }>();
@@ -38,6 +40,11 @@ export class SteadyWriter {
     this.#slowestMs = 0;
   }
 
+  /** From now on it waits so long after each write: a guest that leaves time for a sync. */
+  ease(pauseMs: number): void {
+    this.#pauseMs = pauseMs;
+  }
+
   /** Resolves when the last write was answered; rejects when one failed. */
   async stop(): Promise<void> {
     this.#stopping = true;
@@ -59,6 +66,7 @@ export class SteadyWriter {
       this.#underWay.delete(write);
       this.#slowestMs = Math.max(this.#slowestMs, performance.now() - write.sinceMs);
       this.#count++;
+      if (this.#pauseMs > 0) await sleep(this.#pauseMs);
     }
   }
 }

@@ -60,7 +60,9 @@ export class DiskAttachment {
   private nodeName = '';
   /** The mirror was not seen to end before its VM did. */
   private endedWithVm = false;
-  private lostAtMs = 0;
+  private lostAtMs: number | undefined;
+  /** What QEMU still has of the mirror serves nobody. */
+  private broken = true;
   /** Reasons to lose it that were heard, attached or not. */
   private lossCount = 0;
   private readonly bitmaps: DiskBitmaps;
@@ -96,10 +98,15 @@ export class DiskAttachment {
 
   /**
    * The mirror is gone or not to be believed. In one turn; QEMU is not asked. `withVm`: maybe because the VM ended, which
-   * {@link settle} finds out; any other loss, also a later one, means that writes may have been missed.
+   * {@link settle} finds out; any other loss, also a later one, means that writes may have been missed. `failed`: QEMU
+   * said that the mirror does not work any more.
    */
-  lose(reason: string, { withVm = false } = {}): void {
+  lose(reason: string, { withVm = false, failed = false } = {}): void {
     this.lossCount++;
+    if ((failed || !this.isConnected) && !this.broken) {
+      this.broken = true;
+      this.lostAtMs = this.o.clock.monotonicMs();
+    }
     if (!this.attached && !this.quiet) {
       if (!withVm) this.endedWithVm = false;
       return;
@@ -125,7 +132,7 @@ export class DiskAttachment {
    */
   settle(certain: boolean): number {
     if (!this.endedWithVm) return 0;
-    const leftMs = certain ? 0 : this.lostAtMs + settleMs - this.o.clock.monotonicMs();
+    const leftMs = certain ? 0 : (this.lostAtMs ?? 0) + settleMs - this.o.clock.monotonicMs();
     if (leftMs > 0) return leftMs;
     this.endedWithVm = false;
     const { group, index, events } = this.o;
@@ -151,6 +158,7 @@ export class DiskAttachment {
     this.nodeName = node.nodeName;
     this.endedWithVm = false;
     try {
+      this.broken = false;
       await startMirror(monitor, clock, this.names, node.nodeName, { socketPath: captureSocket, exportName });
       const { lossCount } = this;
       const missed = await this.bitmaps.turnOver(this.exports(monitor), node.nodeName);
@@ -184,7 +192,10 @@ export class DiskAttachment {
   /** Leftovers of an earlier mirror, ours or of an earlier start of this agent. */
   async clear(monitor: Monitor): Promise<void> {
     this.closeReader();
-    await clearMirror(monitor, this.o.clock, this.names);
+    const { clock } = this.o;
+    const nowMs = clock.monotonicMs();
+    const lostForMs = this.broken || !this.isConnected ? nowMs - (this.lostAtMs ?? nowMs) : undefined;
+    await clearMirror(monitor, clock, this.names, lostForMs);
   }
 
   /** Ends QEMU's NBD server when nobody else uses it. */

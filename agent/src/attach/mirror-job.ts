@@ -2,6 +2,11 @@
  * The mirror of one disk by QMP: an NBD node on the agent's capture export, and a job that writes to both. `sync=none`: the
  * job copies nothing by itself, so that all that arrives is what the guest writes. `write-blocking`: the guest is answered
  * when both have it. The source node has every write before the export gets it.
+ *
+ * The job is paused as soon as it is ready: what mirrors are the guest's writes themselves. A job that runs ends up to 100 ms
+ * after its target failed, and a forced cancellation at once; both free what writes still under way use (QEMU 7.2 to 10:
+ * `mirror_run` frees `in_flight_bitmap` before it drains), and the VM dies of it. A paused one does nothing, and later
+ * writes pass it by. It is resumed, to end, only when no write of that time can be under way any more.
  */
 import { z } from 'zod';
 import { sleep, type Clock } from '../core/clock.js';
@@ -12,8 +17,15 @@ import type { DiskNames } from './names.js';
 
 const deadlineMs = 15_000;
 const lookMs = 20;
+/** Older than this is no write that QEMU began before its connection was lost. */
+const settledMs = 1000;
 
-const jobSchema = z.object({ device: z.string(), ready: z.boolean().default(false), status: z.string().default('') });
+const jobSchema = z.object({
+  device: z.string(),
+  ready: z.boolean().default(false),
+  paused: z.boolean().default(false),
+  status: z.string().default(''),
+});
 export type MirrorJob = z.infer<typeof jobSchema>;
 const exportSchema = z.object({ id: z.string(), 'node-name': z.string() });
 
@@ -48,24 +60,48 @@ export async function startMirror(
     if (job === undefined) throw new TidemarkError('hypervisor-failed', `The mirror ${names.job} failed as it began.`);
     return job.ready;
   });
+  await monitor.execute('block-job-pause', { device: names.job });
+  await until(clock, `mirror ${names.job} stands by`, async () => {
+    const job = (await blockJobs(monitor)).find(({ device }) => device === names.job);
+    if (job === undefined) throw new TidemarkError('hypervisor-failed', `The mirror ${names.job} failed as it began.`);
+    return job.status === 'standby';
+  });
 }
 
 /**
  * Takes away what is there of this disk: job, exports, the node of the connection. Only for an agent that answers: the
- * cancellation of a job waits for what its target has not acknowledged.
+ * cancellation of a job waits for what its target has not acknowledged. `lostForMs`: since when the mirror serves nobody;
+ * undefined: it may serve still.
  */
-export async function clearMirror(monitor: Monitor, clock: Clock, names: DiskNames): Promise<void> {
+export async function clearMirror(
+  monitor: Monitor,
+  clock: Clock,
+  names: DiskNames,
+  lostForMs: number | undefined,
+): Promise<void> {
   const hasJob = async (): Promise<boolean> => (await blockJobs(monitor)).some(({ device }) => device === names.job);
   if (await hasJob()) {
-    await tolerate(
-      monitor.execute('block-job-cancel', { device: names.job, force: true }),
-      /not found|in use|finished/i,
-    );
+    if (lostForMs !== undefined) await settle(monitor, clock, lostForMs);
+    await endJob(monitor, names.job);
     await until(clock, `mirror ${names.job} has ended`, async () => !(await hasJob()));
   }
   await clearExports(monitor, clock, [names.readerExport, names.bitmapExport]);
   if ((await namedNodes(monitor)).some((node) => node['node-name'] === names.targetNode))
     await tolerate(monitor.execute('blockdev-del', { 'node-name': names.targetNode }), /Failed to find/);
+}
+
+/** Until every write that a mirror had under way when it was lost has ended. */
+async function settle(monitor: Monitor, clock: Clock, lostForMs: number): Promise<void> {
+  await sleep(clock, Math.max(0, settledMs - lostForMs));
+  // QEMU up to 8 waits for all writes before it looks at the actions, of which there are none.
+  await monitor.execute('transaction', { actions: [] });
+}
+
+/** A job whose target failed ends by itself; another one completes, with every write on both sides. */
+async function endJob(monitor: Monitor, job: string): Promise<void> {
+  const gone = /not found|in use|finished|not paused/i;
+  await tolerate(monitor.execute('block-job-resume', { device: job }), gone);
+  await tolerate(monitor.execute('block-job-cancel', { device: job }), gone);
 }
 
 export async function clearExports(monitor: Monitor, clock: Clock, ids: readonly string[]): Promise<void> {

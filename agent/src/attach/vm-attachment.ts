@@ -314,7 +314,7 @@ export class VmAttachment {
     if (name !== 'BLOCK_JOB_COMPLETED' && name !== 'BLOCK_JOB_CANCELLED' && name !== 'BLOCK_JOB_ERROR') return;
     const disk = this.disks.find(({ names }) => names.job === data['device']);
     const reason = typeof data['error'] === 'string' ? data['error'] : `its mirror has ended (${name})`;
-    disk?.lose(reason, { withVm: this.shutdownSeen });
+    disk?.lose(reason, { withVm: this.shutdownSeen, failed: true });
     this.kick();
   }
 
