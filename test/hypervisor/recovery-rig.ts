@@ -27,9 +27,18 @@ export interface RigOptions {
   readonly recovery?: Readonly<Record<string, unknown>>;
   /** Properties of the one VM in `recovery.vms`. */
   readonly vm?: Readonly<Record<string, unknown>>;
+  /** Of the target agent. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** Its guest writes to both disks, and its serial log is never cut. Default false. */
+  readonly countOnBoth?: boolean;
 }
 
-export async function startRecoveryRig({ recovery = {}, vm = {} }: RigOptions = {}): Promise<RecoveryRig> {
+export async function startRecoveryRig({
+  recovery = {},
+  vm = {},
+  env = {},
+  countOnBoth = false,
+}: RigOptions = {}): Promise<RecoveryRig> {
   const stack = new AsyncDisposableStack();
   try {
     const lab = stack.use(await Laboratory.open());
@@ -38,6 +47,7 @@ export async function startRecoveryRig({ recovery = {}, vm = {} }: RigOptions = 
     await issueInto(lab.pkiDirectory, 'source');
     const disks = ['count-vda', 'count-vdb'].map((name, index) => ({ name, sizeBytes: (16 + 16 * index) * MiB }));
     const target = await lab.startAgent('target', {
+      env,
       peers: [{ name: 'source' }],
       hypervisors: [{ name: 'local', kind: 'libvirt', uri: libvirt.uri }],
       targetGroups: [
@@ -52,12 +62,15 @@ export async function startRecoveryRig({ recovery = {}, vm = {} }: RigOptions = 
     });
     const files = disks.map((disk, index) => {
       const file = lab.path('source-disks', `${disk.name}.raw`);
-      writeCountingDisk(file, disk.sizeBytes, 1000 * (index + 1));
+      writeCountingDisk(file, disk.sizeBytes, 1000 * (index + 1), { toBoth: countOnBoth });
       return { ...disk, file };
     });
     const source = await startLibrarySource(lab, { agent: 'source', group: 'shop', disks: files, target });
     stack.defer(() => source.close());
-    const definition = countingDefinition({ name: 'count', uuid: vmUuid, disks: disks.map(({ name }) => name) });
+    const definition = countingDefinition({
+      ...{ name: 'count', uuid: vmUuid, disks: disks.map(({ name }) => name) },
+      countOnAll: countOnBoth,
+    });
     source.setDefinition('count', definitionBlob(definition));
     await waitFor('a complete checkpoint that names the definition', async () => {
       const { newestCheckpoint } = await target.client.group('shop');

@@ -6,6 +6,8 @@
  *   again: int 13h/42h reads sector 1 to 0x8000; jc bad; inc dword [0x8000]; int 13h/43h writes it; jc bad; al = '.'
  *   say: out 0x3f8, al; int 15h/86h waits 20 000 us; jmp again
  *   bad: al = 'E'; jmp say
+ *
+ * The guest of two disks writes the sector to drive 81h, too, before it says `.`.
  */
 import { closeSync, openSync, truncateSync, writeFileSync, writeSync } from 'node:fs';
 import { definitionHash, type DefinitionBlob } from '../../agent/src/stream/definitions.js';
@@ -15,10 +17,19 @@ const code =
   '31c08ed88ec08ed0bc007c8816447cbe457c8a16447cb442cd13722466ff060080be457c8a16447cb80043cd137211b02e' +
   'baf803ee31c9ba204eb486cd15ebcfb045ebed0010000100008000000100000000000000';
 
-/** Writes a bootable raw disk whose counter stands at `count`. */
-export function writeCountingDisk(path: string, sizeBytes: number, count = 0): void {
+const codeForTwo =
+  '31c08ed88ec08ed0bc007c8816507cbe517c8a16507cb442cd13723066ff060080be517c8a16507cb80043cd13721dbe517cb281' +
+  'b80043cd137211b02ebaf803ee31c9ba204eb486cd15ebc3b045ebed0010000100008000000100000000000000';
+
+/** Writes a bootable raw disk whose counter stands at `count`. `toBoth`: the guest of two disks. */
+export function writeCountingDisk(
+  path: string,
+  sizeBytes: number,
+  count = 0,
+  { toBoth = false }: { readonly toBoth?: boolean } = {},
+): void {
   const sector = Buffer.alloc(1024);
-  Buffer.from(code, 'hex').copy(sector);
+  Buffer.from(toBoth ? codeForTwo : code, 'hex').copy(sector);
   sector.writeUInt16LE(0xaa55, 510);
   sector.writeUInt32LE(count, 512);
   writeFileSync(path, '');
@@ -34,15 +45,26 @@ export interface CountingVm {
   /** Names of the group's disks, in order vda, vdb, …; the VM boots from the first. */
   readonly disks: readonly string[];
   readonly network?: string;
+  /** The firmware shows the guest all disks, and what it says stays in its log through all starts. Default false. */
+  readonly countOnAll?: boolean;
 }
 
 /** Its definition as libvirt at the source would print it. */
-export function countingDefinition({ name, uuid, disks, network = 'production' }: CountingVm): VmDefinition {
+export function countingDefinition({
+  name,
+  uuid,
+  disks,
+  network = 'production',
+  countOnAll = false,
+}: CountingVm): VmDefinition {
+  const serial = `<source path='/source/serial.log'${countOnAll ? " append='on'" : ''}/>`;
   const targets = disks.map((disk, index) => ({ target: `vd${String.fromCodePoint(97 + index)}`, disk }));
+  // Firmware starts the disks that it may boot from, and no others.
+  const order = (index: number): string => (countOnAll ? `<boot order='${index + 1}'/>` : '');
   const diskXml = targets
     .map(
-      ({ target }) => `<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/>
-      <source file='/source/${target}.qcow2'/><target dev='${target}' bus='virtio'/></disk>`,
+      ({ target }, index) => `<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/>
+      <source file='/source/${target}.qcow2'/><target dev='${target}' bus='virtio'/>${order(index)}</disk>`,
     )
     .join('\n');
   return {
@@ -50,13 +72,13 @@ export function countingDefinition({ name, uuid, disks, network = 'production' }
     uuid,
     domainXml: `<domain type='qemu'>
   <name>${name}</name><uuid>${uuid}</uuid><memory unit='MiB'>64</memory><vcpu>1</vcpu>
-  <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type><boot dev='hd'/></os>
+  <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type>${countOnAll ? '' : "<boot dev='hd'/>"}</os>
   <devices>
     <emulator>/opt/source/qemu</emulator>
     ${diskXml}
     <interface type='network'><mac address='52:54:00:aa:bb:01'/><source network='${network}'/><model type='virtio'/></interface>
-    <serial type='file'><source path='/source/serial.log'/></serial>
-    <console type='file'><source path='/source/serial.log'/><target type='serial'/></console>
+    <serial type='file'>${serial}</serial>
+    <console type='file'>${serial}<target type='serial'/></console>
   </devices>
 </domain>`,
     disks: targets,
