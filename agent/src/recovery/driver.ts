@@ -72,5 +72,6 @@ export interface RecoveryDriver {
   copyState(uuid: string, target: string): Promise<CopyState>;
   /** The VM runs on the copy from now on. */
   pivotCopy(uuid: string, target: string): Promise<void>;
+  /** The VM stands still for the moment; it runs on where it was. No copy is not an error. */
   abortCopy(uuid: string, target: string): Promise<void>;
 }

@@ -218,7 +218,15 @@ export class LibvirtDriver implements RecoveryDriver {
   }
 
   async abortCopy(uuid: string, target: string): Promise<void> {
-    await this.quietly(['blockjob', uuid, target, '--abort'], { timeoutMs: startTimeoutMs });
+    if ((await this.copyState(uuid, target)).state === 'none') return;
+    // QEMU dies of a copy that is aborted while writes are under way (see attach/mirror-job.ts), so there are none.
+    const wasRunning = (await this.state(uuid)) === 'running';
+    if (wasRunning) await this.quietly(['suspend', uuid]);
+    try {
+      await this.quietly(['blockjob', uuid, target, '--abort'], { timeoutMs: startTimeoutMs });
+    } finally {
+      if (wasRunning) await this.start(uuid);
+    }
   }
 
   private async activeNetworks(): Promise<string[]> {
