@@ -18,7 +18,7 @@ export const protectionGroupOutputsSchema = z.object({
     .describe('Addresses of each VM where it runs now, as far as they are declared'),
   epoch: z.number().describe('Grows with every change of direction'),
   policyRevision: z.number(),
-  owner: z.string().describe('URN of the resource that the group belongs to'),
+  owner: z.string().describe('URN of the resource that the group belongs to, and a token of its create'),
   lastOperation: z.string().describe('Id of the newest transition, whoever asked for it'),
   drivenBy: z.string().describe('Who asked for it'),
   lastCheckpoint: z.string().describe('Checkpoint that it took'),
@@ -71,14 +71,13 @@ export function groupOutputs(
 }
 
 /** Before anything is known of the group: what of it can be said already. */
-export function plannedOutputs(inputs: ProtectionGroupInputs, given: Properties, owner: string): Properties {
+export function plannedOutputs(inputs: ProtectionGroupInputs, given: Properties): Properties {
   return {
     ...given,
     ...unknownFacts,
     state: 'protecting',
     activeSite: sourceSite(inputs),
     addresses: inputs.sourceAddresses,
-    owner,
     lastOperation: '',
     drivenBy: '',
     lastCheckpoint: '',

@@ -80,6 +80,8 @@ export const protectionGroupSchema = z.strictObject({
     .default(false)
     .describe('Destroy keeps no history and forgets a site that cannot be reached. Counts once an update applied it'),
 });
+/** Before its defaults. */
+export type GroupPolicyInput = z.input<typeof targetGroupSpecSchema>;
 export type ProtectionGroupInputs = z.infer<typeof protectionGroupSchema>;
 
 export const recoveryDrillSchema = z.strictObject({

@@ -16,11 +16,12 @@ import {
   type GroupFacts,
 } from './group-outputs.js';
 import { isKnown } from './check.js';
-import { protectionGroupSchema, type ProtectionGroupInputs } from './inputs.js';
+import { protectionGroupSchema, type GroupPolicyInput, type ProtectionGroupInputs } from './inputs.js';
 import { PartialFailure, type Call, type ResourceKind, type State } from './resource.js';
 import { isUnreachable } from './sites.js';
 import { failureText, findRun, foresee, run, type Transition } from './transition.js';
 import { unknown, type Properties } from './values.js';
+import { newOwner, renamed, urnOf } from './owner.js';
 import { pause } from './pause.js';
 
 export const protectionGroup: ResourceKind = {
@@ -43,7 +44,7 @@ export const protectionGroup: ResourceKind = {
 
   /** Renamed with an alias, or imported: the group must learn who its owner is now. */
   changes: (urn, outputs) =>
-    new Map(typeof outputs['owner'] === 'string' && outputs['owner'] !== urn ? [['owner', 'update']] : []),
+    new Map(typeof outputs['owner'] === 'string' && urnOf(outputs['owner']) !== urn ? [['owner', 'update']] : []),
 
   async create(given, call) {
     if (!isKnown(given)) return { id: '', outputs: { ...given, ...unknownFacts } };
@@ -56,9 +57,13 @@ export const protectionGroup: ResourceKind = {
       );
     const client = call.sites.client(inputs.target);
     const known = await ownGroup(client, inputs, call);
-    if (call.preview) return { id, outputs: await plannedCreate(client, inputs, given, known, call) };
+    if (call.preview) return { id, outputs: await plannedCreate(client, inputs, given, known !== undefined, call) };
     await refuseTransition(client, inputs);
-    await client.declareGroup(name, { spec: inputs.policy, owner: call.urn });
+    await client.declareGroup(name, {
+      spec: specOf(given),
+      owner: newOwner(call.urn),
+      ...(known === undefined ? {} : { previousOwner: known }),
+    });
     const ran = recovery === undefined ? [] : [recovery.request];
     const state = async (): Promise<State> => ({
       id,
@@ -78,18 +83,20 @@ export const protectionGroup: ResourceKind = {
     const { name, recovery } = inputs;
     const client = call.sites.client(inputs.target);
     const facts = await readFacts(client, name);
+    const found = recovery === undefined ? undefined : await findRun(client, name, recovery);
     const transition: Transition | undefined =
       recovery === undefined || requestsOf(before).includes(recovery.request)
         ? undefined
         : { client, group: name, site: facts.site, recovery };
-    const known = transition === undefined ? undefined : await findRun(client, name, transition.recovery);
+    const known = transition === undefined ? undefined : found;
     // What an interrupted update of ours did is not somebody else's change.
     if (known === undefined || facts.last?.id !== known.id) refuseStale(before, facts);
-    const { policy } = await client.forecast(name, { spec: inputs.policy });
+    const { policy } = await client.forecast(name, { spec: specOf(given) });
     const [refusal] = policy?.refusals ?? [];
     if (refusal !== undefined)
       throw new Error(`policy.${refusal.path ?? ''}: ${refusal.message} A group that holds data is never replaced.`);
-    const declares = policy?.changes === true || facts.status.owner !== call.urn;
+    const owner = renamed(String(before['owner'] ?? ''), call.urn);
+    const declares = policy?.changes === true || facts.status.owner !== owner;
     if (call.preview) {
       if (policy?.changes === true) await call.tell.say('info', policyText(name, facts.status.policyRevision, policy));
       const pending = transition !== undefined && known === undefined ? transition : undefined;
@@ -97,15 +104,15 @@ export const protectionGroup: ResourceKind = {
       const outputs = groupOutputs(inputs, given, facts, before);
       return {
         ...outputs,
-        ...(declares ? { policyRevision: unknown, owner: call.urn } : {}),
+        ...(declares ? { policyRevision: unknown, owner } : {}),
         ...(forecast === undefined ? {} : predicted(pending!, inputs)),
       };
     }
     if (declares) {
       const { epoch, policyRevision } = facts.status;
       await client.declareGroup(name, {
-        spec: inputs.policy,
-        owner: call.urn,
+        spec: specOf(given),
+        owner,
         ...(facts.status.owner === null ? {} : { previousOwner: String(before['owner'] ?? '') || facts.status.owner }),
         expect: { epoch: epoch?.epoch ?? 0, policyRevision },
       });
@@ -148,13 +155,19 @@ export const protectionGroup: ResourceKind = {
       .parse({ ...pick(before, ['name', 'target', 'deletionGraceDays', 'forceDestroy']) });
     const { owner, epoch, policyRevision } = before;
     try {
-      await call.sites.client(target).removeGroup(name, {
+      const client = call.sites.client(target);
+      if (await wasReplaced(client, name, owner)) {
+        await call.tell.say('info', `Group ${name} stays: the same resource has declared it anew.`);
+        return;
+      }
+      await client.removeGroup(name, {
         ...(typeof owner === 'string' && owner !== '' ? { owner } : {}),
         ...(typeof epoch === 'number' ? { epoch } : {}),
         ...(typeof policyRevision === 'number' ? { policyRevision } : {}),
         graceDays: forceDestroy ? 0 : deletionGraceDays,
       });
     } catch (error) {
+      if (isTidemarkError(error, 'group-unknown')) return;
       if (!isUnreachable(error)) throw error;
       if (!forceDestroy)
         throw new TidemarkError(
@@ -166,25 +179,36 @@ export const protectionGroup: ResourceKind = {
   },
 };
 
+/** As it was written: defaults are the agent's, which may be of another version. */
+function specOf(given: Properties): GroupPolicyInput {
+  return given['policy'] as GroupPolicyInput;
+}
+
 function idOf({ target, name }: ProtectionGroupInputs): string {
   return `${target.api.replace(/\/$/, '')}/${name}`;
 }
 
-/** True: the group is there and ours, from a create that was cut short. Refuses what belongs to others. */
-async function ownGroup(client: AgentClient, { name }: ProtectionGroupInputs, call: Call): Promise<boolean> {
+/** The owner when the group is there and ours, from a create that was cut short. Refuses what belongs to others. */
+async function ownGroup(client: AgentClient, { name }: ProtectionGroupInputs, call: Call): Promise<string | undefined> {
   try {
     const { owner } = await client.group(name);
-    if (owner === call.urn) return true;
-    const holder = owner === null ? 'nobody of Pulumi' : owner;
+    if (owner !== null && urnOf(owner) === call.urn) return owner;
+    const holder = owner === null ? 'nobody of Pulumi' : urnOf(owner);
     throw new Error(
       `Group ${name} exists and belongs to ${holder}. Was the resource renamed? Give it the old name in \`aliases\`. ` +
         'Otherwise take the group over with `pulumi import`.',
     );
   } catch (error) {
-    if (isTidemarkError(error, 'group-unknown')) return false;
-    if (call.preview && isUnreachable(error)) return false;
+    if (isTidemarkError(error, 'group-unknown')) return undefined;
+    if (call.preview && isUnreachable(error)) return undefined;
     throw error;
   }
+}
+
+/** The same resource has created it again since: a replacement deletes what it replaced. */
+async function wasReplaced(client: AgentClient, name: string, owner: unknown): Promise<boolean> {
+  const now = (await client.group(name)).owner;
+  return typeof owner === 'string' && now !== null && now !== owner && urnOf(now) === urnOf(owner);
 }
 
 async function plannedCreate(
@@ -208,7 +232,7 @@ async function plannedCreate(
     await call.tell.say('warning', `No forecast: ${error.message} [${error.code}]`);
   }
   await refuseTransition(client, inputs);
-  return plannedOutputs(inputs, given, call.urn);
+  return plannedOutputs(inputs, given);
 }
 
 /** A create never moves anything: a request in a program that was built anew is an old one, or comes too early. */

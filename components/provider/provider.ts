@@ -7,7 +7,7 @@ import type { FunctionKind } from './functions.js';
 import { providerConfigSchema } from './inputs.js';
 import { PartialFailure, type Call, type ResourceKind } from './resource.js';
 import { Sites } from './sites.js';
-import { encode, secretTexts, type Decoded, type Properties } from './values.js';
+import { encode, secretPaths, secretTexts, type Decoded, type Properties } from './values.js';
 
 export interface Subject {
   readonly urn: string;
@@ -111,14 +111,15 @@ export class Provider {
     return this.#run(subject, inputs, async (call) => {
       const existed = this.#existing.has(subject.urn);
       const { id, outputs } = await this.#kind(subject.urn).create(inputs.values, { ...call, existed });
-      return { id, properties: encode(outputs, inputs.secrets) };
+      return { id, properties: encode(outputs, secretPaths(outputs, inputs)) };
     });
   }
 
   update(subject: Subject, id: string, before: Decoded, inputs: Decoded): Promise<Struct> {
-    return this.#run(subject, inputs, async (call) =>
-      encode(await this.#kind(subject.urn).update(id, before.values, inputs.values, call), inputs.secrets),
-    );
+    return this.#run(subject, inputs, async (call) => {
+      const outputs = await this.#kind(subject.urn).update(id, before.values, inputs.values, call);
+      return encode(outputs, secretPaths(outputs, inputs));
+    });
   }
 
   read(
@@ -134,7 +135,7 @@ export class Provider {
       const secrets = new Set([...inputs.secrets, ...before.secrets]);
       return {
         id: found.state.id,
-        properties: encode(found.state.outputs, secrets),
+        properties: encode(found.state.outputs, secretPaths(found.state.outputs, { ...inputs, secrets })),
         inputs: encode(found.inputs, inputs.secrets),
       };
     });
@@ -166,7 +167,7 @@ export class Provider {
     try {
       return await work({ urn, preview, tell, signal, sites: this.#sites });
     } catch (error) {
-      if (error instanceof PartialFailure) this.#partialSecrets.set(error, inputs.secrets);
+      if (error instanceof PartialFailure) this.#partialSecrets.set(error, secretPaths(error.state.outputs, inputs));
       throw error;
     }
   }

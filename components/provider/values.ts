@@ -80,6 +80,27 @@ export function secretTexts({ values, secrets }: Decoded): string[] {
   return [...secrets].flatMap((path) => texts(at(values, JSON.parse(path) as Path)));
 }
 
+/** Shorter secrets taint only what equals them. */
+const containedLengthMin = 4;
+
+/** The secret paths of outputs: those of the inputs, and wherever a secret text shows again. */
+export function secretPaths(outputs: Properties, inputs: Decoded): Set<string> {
+  const paths = new Set(inputs.secrets);
+  const secret = secretTexts(inputs);
+  const visit = (value: unknown, path: Path): void => {
+    if (typeof value === 'string') {
+      const shows = (text: string): boolean =>
+        value === text || (text.length >= containedLengthMin && value.includes(text));
+      if (secret.some(shows)) paths.add(JSON.stringify(path));
+      return;
+    }
+    if (value === null || typeof value !== 'object') return;
+    for (const [key, item] of Object.entries(value)) visit(item, [...path, Array.isArray(value) ? Number(key) : key]);
+  };
+  if (secret.length > 0) visit(outputs, []);
+  return paths;
+}
+
 function at(value: unknown, path: Path): unknown {
   return path.reduce<unknown>((inner, key) => (inner as Record<string | number, unknown> | undefined)?.[key], value);
 }

@@ -13,6 +13,7 @@ export const diskBytes = 8 * MiB;
 
 export interface DisksRig extends AsyncDisposable {
   readonly lab: Laboratory;
+  /** Not started: it would find no group yet, and wait long until it asks again. */
   readonly source: AgentHandle;
   readonly target: AgentHandle;
   readonly project: PulumiProject;
@@ -47,7 +48,7 @@ export async function startDisksRig(): Promise<DisksRig> {
   try {
     const target = await lab.startAgent('target', { peers: [{ name: 'source' }] });
     const file = makeSparseFile(lab.path('data.raw'), diskBytes);
-    const source = await lab.startAgent('source', {
+    const source = await lab.prepareAgent('source', {
       peers: [{ name: 'target', address: target.addresses.stream }],
       sourceGroups: [
         {

@@ -6,17 +6,18 @@ import { repositoryRoot } from './paths.js';
 
 /** Building the tools takes minutes the first time on a machine. */
 export const toolsTimeoutMs = 40 * 60_000;
+const defaultTimeoutMs = 180_000;
 let tools: { readonly directory: string } | undefined;
 
 /** Makes CLI, language hosts and provider ready; once for each process. */
 export function pulumiTools(): string {
   const root = repositoryRoot();
-  tools ??= {
-    directory: execFileSync(join(root, 'scripts', 'pulumi-tools.sh'), {
-      encoding: 'utf8',
-      timeout: toolsTimeoutMs,
-    }).trim(),
-  };
+  if (tools === undefined) {
+    const script = join(root, 'scripts', 'pulumi-tools.sh');
+    const directory = execFileSync(script, { encoding: 'utf8', timeout: toolsTimeoutMs }).trim();
+    execFileSync(process.execPath, [join(root, 'scripts', 'build-provider.ts')], { timeout: defaultTimeoutMs });
+    tools = { directory };
+  }
   return tools.directory;
 }
 
@@ -38,8 +39,6 @@ export interface PulumiProjectOptions {
   readonly config?: Readonly<Record<string, string>>;
   readonly env?: Readonly<Record<string, string>>;
 }
-
-const defaultTimeoutMs = 180_000;
 
 export class PulumiProject {
   readonly directory: string;

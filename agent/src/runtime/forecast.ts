@@ -15,7 +15,7 @@ import { settingsOf } from './target-settings.js';
 
 const dayMs = 86_400_000;
 /** Actions that take a checkpoint. */
-const recoveries: readonly OperationKind[] = ['failover', 'drill'];
+const recoveries: readonly OperationKind[] = ['failover', 'move', 'drill'];
 
 export async function forecastOf(group: TargetGroup, request: ForecastRequest): Promise<Forecast> {
   return {
@@ -49,7 +49,12 @@ async function actionForecast(
   const recovers = recoveries.includes(action);
   const checkpoint = recovers ? await attempt(() => resolveCheckpoint(context.checkpoints(), request.at)) : undefined;
   const lossSeconds =
-    checkpoint === undefined ? null : Math.max(0, (context.sourceNowMs() - checkpoint.sourceTimeMs) / 1000);
+    checkpoint === undefined
+      ? null
+      : action === 'move'
+        ? 0
+        : Math.max(0, (context.sourceNowMs() - checkpoint.sourceTimeMs) / 1000);
+  if (action === 'move' && legal) await attempt(() => group.checkMove());
   if (action === 'failover' && legal) await attempt(() => checkFailover(group, request, lossSeconds));
   if (checkpoint !== undefined && legal && action === 'failover' && group.machines?.enabled === true)
     await attempt(() => group.machines?.checkFailover(checkpoint));
@@ -116,8 +121,9 @@ function vmForecasts(
 function measuredSeconds(group: TargetGroup): number[] {
   return [...group.context.manifest.state.operations.values()]
     .flatMap(({ result }) => {
-      const readyMs = result?.['readyMs'];
-      return typeof readyMs === 'number' && readyMs > 0 ? [readyMs / 1000] : [];
+      const boots = (result?.['boots'] ?? []) as readonly { readonly readyAfterMs: number | null }[];
+      const times = boots.map(({ readyAfterMs }) => readyAfterMs);
+      return times.length === 0 || times.includes(null) ? [] : [Math.max(...(times as number[])) / 1000];
     })
     .sort((a, b) => a - b);
 }
