@@ -218,9 +218,10 @@ export class LibvirtDriver implements RecoveryDriver {
   }
 
   async abortCopy(uuid: string, target: string): Promise<void> {
-    if ((await this.copyState(uuid, target)).state === 'none') return;
+    const state = await this.state(uuid);
+    if (state === 'absent' || state === 'off' || (await this.copyState(uuid, target)).state === 'none') return;
     // QEMU dies of a copy that is aborted while writes are under way (see attach/mirror-job.ts), so there are none.
-    const wasRunning = (await this.state(uuid)) === 'running';
+    const wasRunning = state === 'running';
     if (wasRunning) await this.quietly(['suspend', uuid]);
     try {
       await this.quietly(['blockjob', uuid, target, '--abort'], { timeoutMs: startTimeoutMs });
