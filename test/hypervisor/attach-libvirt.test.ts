@@ -1,10 +1,11 @@
 /** Capture of running VMs on a libvirt of the test's own: discovery, attach, the life of a VM. */
 import { randomUUID } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
-import { describe, expect, test } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { NbdClient } from '../../agent/src/nbd/client.js';
 import { nodeClock } from '../../agent/src/platform/node-clock.js';
-import type { AgentHandle } from '../support/agent-handle.js';
+import { tidemark, tidemarkJson } from '../e2e/cli.js';
+import type { AgentHandle, AgentSettings } from '../support/agent-handle.js';
 import { writeCountingDisk } from '../support/counting-guest.js';
 import { Laboratory } from '../support/laboratory.js';
 import { PrivateLibvirt } from '../support/private-libvirt.js';
@@ -70,32 +71,66 @@ async function newestCount(target: AgentHandle): Promise<number> {
   return count;
 }
 
-describe('libvirt', () => {
+describe('a VM on libvirt', () => {
+  let lab: Laboratory;
+  let libvirt: PrivateLibvirt;
+  let target: AgentHandle;
+  let source: AgentHandle;
+  let vda: string;
+
+  const settings = (more: readonly Readonly<Record<string, unknown>>[] = []): AgentSettings => ({
+    peers: [{ name: 'target', address: target.addresses.stream }],
+    hypervisors: [
+      { name: 'local', kind: 'libvirt', uri: libvirt.uri },
+      { name: 'gone', kind: 'libvirt', uri: `qemu+unix:///system?socket=${lab.path('nobody')}` },
+    ],
+    sourceGroups: [{ name: group, vms: [{ vm: 'counter', hypervisor: 'local' }] }, ...more].map((each) => ({
+      targets: [{ peer: 'target' }],
+      checkpointIntervalSeconds: 1,
+      ...each,
+    })) as NonNullable<AgentSettings['sourceGroups']>,
+  });
+
+  beforeAll(async () => {
+    lab = await Laboratory.open();
+    libvirt = await PrivateLibvirt.start(lab.processes, lab.path('lv'), 'lv');
+    vda = await defineCounter(lab, libvirt, randomUUID());
+    await libvirt.virsh.run(['start', 'counter']);
+    const disks = ['vda', 'vdb'].map((name) => ({ name: `counter-${name}`, sizeBytes: diskBytes, stream: 'source' }));
+    target = await lab.startAgent('target', {
+      peers: [{ name: 'source' }],
+      targetGroups: [{ name: group, streams: ['source'], disks, checkpointIntervalSeconds: 1 }],
+    });
+    source = await lab.startAgent('source', settings());
+  }, longMs);
+  afterAll(async () => {
+    await libvirt?.[Symbol.asyncDispose]();
+    await lab?.close();
+  });
+
+  const vmState = async (): Promise<string | undefined> => (await source.client.group(group)).vms?.[0]?.state;
+  const attached = (): Promise<unknown> => waitFor('attached', async () => (await vmState()) === 'attached');
+
+  const monitor = async (command: object): Promise<unknown> =>
+    (
+      JSON.parse(await libvirt.virsh.run(['qemu-monitor-command', 'counter', JSON.stringify(command)])) as {
+        return: unknown;
+      }
+    ).return;
+
+  const bitmapsOfVda = async (): Promise<string[]> => {
+    const nodes = (await monitor({ execute: 'query-named-block-nodes', arguments: { flat: true } })) as {
+      file: string;
+      'dirty-bitmaps'?: { name: string }[];
+    }[];
+    return nodes
+      .filter(({ file }) => file === vda)
+      .flatMap((node) => (node['dirty-bitmaps'] ?? []).map(({ name }) => name));
+  };
+
   test(
-    'a VM is found, attached while it runs, followed through stop and start, and travels with its definition',
+    'is found, attached while it runs, followed through stop and start',
     async () => {
-      await using lab = await Laboratory.open();
-      await using libvirt = await PrivateLibvirt.start(lab.processes, lab.path('lv'), 'lv');
-      const uuid = randomUUID();
-      const vda = await defineCounter(lab, libvirt, uuid);
-      await libvirt.virsh.run(['start', 'counter']);
-      const disks = ['vda', 'vdb'].map((name) => ({ name: `counter-${name}`, sizeBytes: diskBytes, stream: 'source' }));
-      const target = await lab.startAgent('target', {
-        peers: [{ name: 'source' }],
-        targetGroups: [{ name: group, streams: ['source'], disks, checkpointIntervalSeconds: 1 }],
-      });
-      const source = await lab.startAgent('source', {
-        peers: [{ name: 'target', address: target.addresses.stream }],
-        hypervisors: [{ name: 'local', kind: 'libvirt', uri: libvirt.uri }],
-        sourceGroups: [
-          {
-            name: group,
-            targets: [{ peer: 'target' }],
-            checkpointIntervalSeconds: 1,
-            vms: [{ vm: 'counter', hypervisor: 'local' }],
-          },
-        ],
-      });
       const first = await newestCount(target);
       expect(first).toBeGreaterThan(0);
       expect(await newestCount(target)).toBeGreaterThan(first);
@@ -113,13 +148,94 @@ describe('libvirt', () => {
       await libvirt.startDaemon();
 
       await libvirt.virsh.run(['destroy', 'counter']);
-      await waitFor('seen off', async () => (await source.client.group(group)).vms?.[0]?.state === 'off');
+      await waitFor('seen off', async () => (await vmState()) === 'off');
       const last = await newestCount(target);
       expect(last).toBe(readFileSync(vda).readUInt32LE(512));
 
       await libvirt.virsh.run(['start', 'counter']);
-      await waitFor('attached again', async () => (await source.client.group(group)).vms?.[0]?.state === 'attached');
+      await attached();
       expect(await newestCount(target)).toBeGreaterThan(last);
+    },
+    longMs,
+  );
+
+  test(
+    'is let go by a person: libvirt may do all again, then it is attached by itself and only what was missed is read',
+    async () => {
+      const table = await tidemark(lab, source, 'vm', 'list', 'local');
+      expect(table.stdout).toMatch(/counter\s+local\s+running\s+vda\s+16\.0 MiB\s+erp\/counter-vda/);
+      expect(table.stdout).toMatch(/vdc\s+16\.0 MiB\s+no: shared/);
+      const proven = async (): Promise<boolean | undefined> =>
+        (await source.client.group(group)).vms?.[0]?.disks.every(({ returnsBy }) => returnsBy === 'bitmap');
+      await waitFor('the bitmaps are proven', proven);
+      const snapshot = ['snapshot-create-as', 'counter', 'now', '--disk-only', '--no-metadata', '--diskspec'];
+      const others = ['--diskspec', 'vda,snapshot=no', '--diskspec', 'vdc,snapshot=no'];
+      const ofVdb = [...snapshot, `vdb,file=${lab.path('now.qcow2')}`, ...others];
+      await expect(libvirt.virsh.run(ofVdb)).rejects.toThrow();
+
+      const [released] = await tidemarkJson<{ releasedUntilMs: number }[]>(
+        ...([lab, source, 'vm', 'release', 'counter', '--for', '8s'] as const),
+      );
+      expect(released?.releasedUntilMs).toBeGreaterThan(Date.now());
+      await waitFor('released', async () => (await vmState()) === 'released');
+      expect(await monitor({ execute: 'query-block-jobs' })).toEqual([]);
+      expect((await bitmapsOfVda()).length).toBeGreaterThan(0);
+      await libvirt.virsh.run(['blockresize', 'counter', 'vdb', '24M']);
+      await libvirt.virsh.run(ofVdb);
+      const { id } = await target.client.group(group).then(({ newestCheckpoint }) => newestCheckpoint!);
+
+      await attached();
+      expect(await newestCount(target)).toBeGreaterThan(0);
+      expect((await target.client.group(group)).newestCheckpoint?.id).not.toBe(id);
+      const { events } = await source.client.events({ limit: 1000 });
+      const codes = events.map(({ code }) => code);
+      const from = codes.lastIndexOf('vm-released');
+      expect(codes.slice(from)).toEqual(expect.arrayContaining(['vm-release-ended', 'disk-grown', 'vm-attached']));
+      const back = events.slice(from).filter(({ code }) => code === 'disk-attached');
+      expect(back.map(({ attributes }) => [attributes['disk'], attributes['sync']])).toEqual([
+        ['counter-vda', 'bitmap'],
+        ['counter-vdb', 'compare'],
+      ]);
+      // The guest wrote one sector again and again.
+      expect(back[0]?.attributes['missedBytes']).toBeGreaterThan(0);
+      expect(back[0]?.attributes['missedBytes']).toBeLessThanOrEqual(2 * 64 * 1024);
+      const wrong = await tidemark(lab, source, 'vm', 'release', 'nobody', '--for', '1m');
+      expect(wrong.code).not.toBe(0);
+      expect(wrong.stderr).toMatch(/vm-unknown.*nobody/s);
+    },
+    longMs,
+  );
+
+  test(
+    'what cannot be captured is refused by name, and the other groups go on',
+    async () => {
+      const vms = (...list: object[]): { readonly vms: object[] } => ({ vms: list });
+      const cases = {
+        stranger: vms({ vm: 'nobody', hypervisor: 'local' }),
+        nodisk: vms({ vm: 'counter', hypervisor: 'local', disks: ['vdz'] }),
+        shared: vms({ vm: 'counter', hypervisor: 'local', disks: ['vdc'] }),
+        cdrom: vms({ vm: 'counter', hypervisor: 'local', disks: ['sda'] }),
+        twice: vms({ vm: 'counter', hypervisor: 'local', disks: ['vda'] }),
+        down: vms({ vm: 'counter', hypervisor: 'gone' }),
+      };
+      source.configure(settings(Object.entries(cases).map(([name, what]) => ({ name, ...what }))));
+      process.kill(source.pid, 'SIGHUP');
+      const check = await waitFor('all are refused', async () => {
+        const found = (await source.client.health()).checks.find(({ name }) => name === 'source-groups');
+        return Object.keys(cases).every((name) => found?.message.includes(`${name}: `)) ? found : undefined;
+      });
+      expect(check.ok).toBe(false);
+      for (const words of [
+        'stranger: Hypervisor local has no VM nobody.',
+        'nodisk: VM counter has no disk vdz; it has: vda, vdb, vdc, sda.',
+        'shared: Disk vdc of counter cannot be captured: shared with other VMs',
+        'cdrom: Disk sda of counter cannot be captured: a cdrom.',
+        'twice: Disk vda of VM counter is captured as erp/counter-vda already',
+        'down: Hypervisor gone: ',
+      ])
+        expect(check.message).toContain(words);
+      expect(await vmState()).toBe('attached');
+      source.configure(settings());
     },
     longMs,
   );

@@ -8,7 +8,7 @@ import type { SourceGroup } from '../capture/source-group.js';
 import type { SourceGroupConfig, SourceVmConfig } from '../config/schema-groups.js';
 import type { HypervisorConfig } from '../config/schema-hypervisors.js';
 import type { Clock } from '../core/clock.js';
-import { TidemarkError } from '../core/errors.js';
+import { isTidemarkError, TidemarkError } from '../core/errors.js';
 import type { EventSink } from '../core/events.js';
 import type { Random } from '../core/random.js';
 import type { Storage } from '../core/storage.js';
@@ -76,12 +76,35 @@ export class SourceVms {
   /** The disks that the VMs of a group bring, as the hypervisor sees them now. Throws what names the VM or disk. */
   async plan(config: SourceGroupConfig): Promise<VmDiskPlan[]> {
     const plans: VmDiskPlan[] = [];
-    for (const selected of config.vms) {
-      const hypervisor = this.hypervisor(selected.hypervisor);
-      const vm = await hypervisor.findVm(selected.vm);
-      for (const disk of selectDisks(vm, selected)) plans.push(planOf(config.name, vm, disk, hypervisor));
-    }
+    for (const [index, selected] of config.vms.entries())
+      await at(`vms[${index}]`, async () => {
+        const hypervisor = this.hypervisor(selected.hypervisor);
+        const vm = await at('vm', () => hypervisor.findVm(selected.vm));
+        for (const disk of selectDisks(vm, selected)) {
+          const plan = planOf(config.name, vm, disk, hypervisor);
+          this.refuseTwice(config.name, plan, plans);
+          plans.push(plan);
+        }
+      });
     return plans;
+  }
+
+  /** QEMU has one mirror of a disk, and a disk has one order of its writes. */
+  private refuseTwice(group: string, { vm, target, hypervisor, name }: VmDiskPlan, plans: readonly VmDiskPlan[]): void {
+    const taken = this.protectedAs(hypervisor.name, vm.uuid, target);
+    if (taken !== undefined && taken.group !== group)
+      throw new TidemarkError(
+        'vm-refused',
+        `Disk ${target} of VM ${vm.name} is captured as ${taken.group}/${taken.disk} already; one group may have it.`,
+        { path: 'vm' },
+      );
+    const same = plans.find((plan) => plan.name === name);
+    if (same === undefined) return;
+    const message =
+      same.vm.uuid === vm.uuid && same.hypervisor === hypervisor
+        ? `VM ${vm.name} is listed twice, by name and by UUID.`
+        : `Disks of two VMs would both be named ${name}; rename a VM, or protect them in two groups.`;
+    throw new TidemarkError('config-invalid', message, { path: 'vm' });
   }
 
   /** Keeps the planned disks attached from now on; `firstIndex`: of the first of them in the group. */
@@ -210,6 +233,17 @@ export class SourceVms {
   }
 }
 
+/** What is thrown inside names its property below `path`. */
+async function at<T>(path: string, run: () => Promise<T>): Promise<T> {
+  try {
+    return await run();
+  } catch (error) {
+    if (!isTidemarkError(error)) throw error;
+    const whole = error.path === undefined ? path : `${path}.${error.path}`;
+    throw new TidemarkError(error.code, error.message, { path: whole, cause: error });
+  }
+}
+
 /** A group's name for a VM's disk: `VM-TARGET` in the letters that names may have. */
 export function groupDiskName(vm: string, target: string): string {
   const text = `${vm}-${target}`.toLowerCase().replaceAll(/[^a-z0-9._-]+/g, '-');
@@ -231,25 +265,33 @@ function selectDisks(vm: Vm, selected: SourceVmConfig): VmDisk[] {
   const chosen =
     selected.disks === undefined
       ? vm.disks.filter(({ refusal }) => refusal === undefined)
-      : selected.disks.map((target) => findDisk(vm, target));
+      : selected.disks.map((target, index) => findDisk(vm, target, index));
   const first = chosen[0];
   if (first === undefined)
     throw new TidemarkError(
       vm.state === 'off' ? 'illegal-state' : 'vm-refused',
       `VM ${vm.name} has no disk that can be captured${vm.state === 'off' ? ' while it is off' : ''}.`,
+      { path: 'vm' },
     );
-  for (const { target, refusal, sizeBytes } of chosen) {
+  for (const [index, { target, refusal, sizeBytes }] of chosen.entries()) {
+    const where = { path: selected.disks === undefined ? 'vm' : `disks[${index}]` };
     if (refusal !== undefined)
-      throw new TidemarkError('vm-refused', `Disk ${target} of ${vm.name} cannot be captured: ${refusal}.`);
+      throw new TidemarkError('vm-refused', `Disk ${target} of ${vm.name} cannot be captured: ${refusal}.`, where);
     if (sizeBytes === 0)
-      throw new TidemarkError('illegal-state', `The size of ${target} of ${vm.name} is not known while it is off.`);
+      throw new TidemarkError(
+        'illegal-state',
+        `The size of ${target} of ${vm.name} is not known while it is off.`,
+        where,
+      );
   }
   return chosen;
 }
 
-function findDisk(vm: Vm, target: string): VmDisk {
+function findDisk(vm: Vm, target: string, index: number): VmDisk {
   const found = vm.disks.find((disk) => disk.target === target);
   if (found !== undefined) return found;
   const known = vm.disks.map((disk) => disk.target).join(', ') || 'none';
-  throw new TidemarkError('disk-unknown', `VM ${vm.name} has no disk ${target}; it has: ${known}.`);
+  throw new TidemarkError('disk-unknown', `VM ${vm.name} has no disk ${target}; it has: ${known}.`, {
+    path: `disks[${index}]`,
+  });
 }
