@@ -1,0 +1,117 @@
+/** An application: VMs (or disks alone) that are protected together at a second site, and how they come back there. */
+import * as pulumi from '@pulumi/pulumi';
+import { ProtectionGroup, type GroupPolicy, type Inputs, type RecoveryRequest } from './resources.js';
+import type { Site } from './site.js';
+
+type RecoverySettings = NonNullable<GroupPolicy['recovery']>;
+type RecoveryVm = RecoverySettings['vms'][number];
+
+/** Size of a disk: bytes, or text like `20GiB`. */
+export type Size = number | string;
+
+export interface ApplicationVm extends Omit<RecoveryVm, 'vm'> {
+  /** Name at the source hypervisor. */
+  readonly name: string;
+  /** Sizes of its disks by their targets, e.g. `{ vda: '20GiB' }`. */
+  readonly disks: Readonly<Record<string, Size>>;
+  /** Addresses while it runs at the source, for the output `addresses`. */
+  readonly sourceAddresses?: readonly string[];
+}
+
+export interface ProtectedApplicationArgs {
+  readonly source: Site;
+  readonly target: Site;
+  /** Name of the group at both agents. Default: the name of the resource. */
+  readonly group?: string;
+  readonly vms?: readonly ApplicationVm[];
+  /** Disks without a VM, by name. */
+  readonly disks?: Readonly<Record<string, Size>>;
+  /** Seconds of data that may be lost while the link keeps up; a checkpoint is made twice as often. Default 10, least 2. */
+  readonly rpoSeconds?: number;
+  readonly history?: GroupPolicy['history'];
+  /** Network of drills. Default `isolated`: one of its own that leads nowhere. */
+  readonly testNetwork?: string;
+  /** Hours after a failover until `afterwards` is done. Default 24. */
+  readonly uncommittedHours?: number;
+  readonly afterwards?: RecoverySettings['afterwards'];
+  /** File at the target with the key that journal, replica and scratch are encrypted with. */
+  readonly encryptionKeyFile?: string;
+  /** A transition, from configuration: asked for by its request, run once. */
+  readonly recovery?: Inputs<RecoveryRequest> | undefined;
+  readonly waitFor?: 'declared' | 'attached' | 'synced';
+  readonly deletionGraceDays?: number;
+  readonly forceDestroy?: boolean;
+}
+
+export class ProtectedApplication extends pulumi.ComponentResource {
+  /** Site where it runs now: feed DNS and load balancers with it. */
+  readonly activeSite: pulumi.Output<string>;
+  /** Addresses of each VM where it runs now, as far as they are declared. */
+  readonly addresses: pulumi.Output<Record<string, string[]>>;
+  readonly state: pulumi.Output<string>;
+  readonly lastOperation: pulumi.Output<string>;
+  /** Name of the group at its agents, for drills and functions. */
+  readonly group: string;
+  readonly protection: ProtectionGroup;
+
+  constructor(name: string, args: ProtectedApplicationArgs, options?: pulumi.ComponentResourceOptions) {
+    super('tidemark:index:ProtectedApplication', name, {}, options);
+    const { source, target, recovery, waitFor, deletionGraceDays, forceDestroy } = args;
+    if (target.connection === undefined)
+      throw new Error(
+        `${name}: target.connection: the site ${target.site} holds the journal, so its agent must be reached`,
+      );
+    this.group = args.group ?? name;
+    this.protection = new ProtectionGroup(
+      name,
+      {
+        name: this.group,
+        target: target.connection,
+        policy: policyOf(name, args),
+        sourceSite: source.site,
+        sourceAddresses: addressesOf(args.vms ?? []),
+        ...defined({ recovery, waitFor, deletionGraceDays, forceDestroy }),
+      },
+      { parent: this },
+    );
+    ({ activeSite: this.activeSite, addresses: this.addresses } = this.protection);
+    ({ state: this.state, lastOperation: this.lastOperation } = this.protection);
+    this.registerOutputs({ activeSite: this.activeSite, addresses: this.addresses, state: this.state });
+  }
+}
+
+function policyOf(name: string, args: ProtectedApplicationArgs): GroupPolicy {
+  const { source, rpoSeconds = 10, history, encryptionKeyFile, vms = [], disks = {} } = args;
+  const ofVms = vms.flatMap((vm) =>
+    Object.entries(vm.disks).map(([target, sizeBytes]): [string, Size] => [`${vm.name}-${target}`, sizeBytes]),
+  );
+  const all = [...Object.entries(disks), ...ofVms];
+  return {
+    streams: [source.agent],
+    disks: all.map(([disk, sizeBytes]) => ({ name: disk, sizeBytes, stream: source.agent })),
+    checkpointIntervalSeconds: Math.max(1, rpoSeconds / 2),
+    ...defined({ history, encryptionKeyFile }),
+    ...(vms.length === 0 ? {} : { recovery: recoveryOf(name, args, vms) }),
+  };
+}
+
+function recoveryOf(name: string, args: ProtectedApplicationArgs, vms: readonly ApplicationVm[]): RecoverySettings {
+  const { target, testNetwork, uncommittedHours, afterwards } = args;
+  if (target.hypervisor === undefined)
+    throw new Error(`${name}: target.hypervisor: VMs come back on a hypervisor of ${target.site}; name it`);
+  return {
+    hypervisor: target.hypervisor,
+    vms: vms.map(({ name: vm, disks: _disks, sourceAddresses: _addresses, ...settings }) => ({ vm, ...settings })),
+    ...defined({ testNetwork, uncommittedHours, afterwards }),
+  };
+}
+
+function addressesOf(vms: readonly ApplicationVm[]): Record<string, string[]> {
+  const named = vms.filter(({ sourceAddresses }) => sourceAddresses !== undefined);
+  return Object.fromEntries(named.map(({ name, sourceAddresses = [] }) => [name, [...sourceAddresses]]));
+}
+
+/** Without the properties that are undefined. */
+function defined<T extends object>(values: T): { [Key in keyof T]?: Exclude<T[Key], undefined> } {
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as never;
+}
