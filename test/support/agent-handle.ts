@@ -60,6 +60,10 @@ export class AgentHandle {
     return this.#process;
   }
 
+  get isRunning(): boolean {
+    return this.#process?.isRunning === true;
+  }
+
   get pid(): number {
     return this.process.pid;
   }
@@ -91,7 +95,7 @@ export class AgentHandle {
 
   /** Starts the process and waits until the API says ready. */
   async start({ timeoutMs = 60_000 } = {}): Promise<void> {
-    if (this.#process?.isRunning === true) throw new Error(`${this.name} runs already`);
+    if (this.isRunning) throw new Error(`${this.name} runs already`);
     const { command, args, env } = this.executable;
     const child = this.home.processes.start(
       this.name,

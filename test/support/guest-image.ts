@@ -20,14 +20,20 @@ export type GuestDisk = 'root' | 'data' | 'wal' | 'acks';
 
 /** Some 40 s when packages come fast. */
 const buildTimeoutMs = 600_000;
+/** What lies in its directory near the end of a build: the tree, and disks made of it. */
+const buildBytes = 900 * 1024 * 1024;
+const lookMs = 500;
 
 /** Path of a disk's image. */
 export function guestDisk({ directory }: GuestImage, disk: GuestDisk): string {
   return join(directory, `${disk}.raw`);
 }
 
-/** The image; built when it is not there yet. */
-export async function guestImage(processes: Processes): Promise<GuestImage> {
+/** The image; built when it is not there yet, and `onBytes` is told how far, roughly. */
+export async function guestImage(
+  processes: Processes,
+  onBytes: (doneBytes: number, totalBytes: number) => void = () => {},
+): Promise<GuestImage> {
   const recipe = join(repositoryRoot(), 'test', 'support', 'guest');
   const hash = createHash('sha256');
   for (const file of readdirSync(recipe).sort()) hash.update(file).update(readFileSync(join(recipe, file)));
@@ -38,11 +44,24 @@ export async function guestImage(processes: Processes): Promise<GuestImage> {
   if (!existsSync(directory)) {
     mkdirSync(cache, { recursive: true });
     const building = mkdtempSync(join(cache, 'building.'));
+    const remove = (): void => rmSync(building, { recursive: true, force: true });
+    process.once('exit', remove);
     try {
-      await processes.run('bash', [join(recipe, 'build.sh'), building], { timeoutMs: buildTimeoutMs });
+      // All that it starts ends with it.
+      const apart = ['--mount', '--pid', '--fork', '--kill-child', '--mount-proc'];
+      const build = ['bash', join(recipe, 'build.sh'), building];
+      const built = processes.run('unshare', [...apart, ...build], { timeoutMs: buildTimeoutMs });
+      const look = setInterval(() => {
+        processes.run('du', ['--summarize', '--block-size=1', building]).then(
+          (text) => onBytes(Math.min(parseInt(text, 10), buildBytes), buildBytes),
+          () => undefined, // A file went while it looked.
+        );
+      }, lookMs);
+      await built.finally(() => clearInterval(look));
       publish(building, directory);
     } finally {
-      rmSync(building, { recursive: true, force: true });
+      process.off('exit', remove);
+      remove();
     }
   }
   return { directory, kernel: join(directory, 'vmlinuz'), initrd: join(directory, 'initrd') };

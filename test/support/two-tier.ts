@@ -125,11 +125,6 @@ const acknowledgedNow = '/data/acknowledged';
 /** As the client's disk was when it booted: in a recovered VM, what the checkpoint has. */
 const acknowledgedAtBoot = '/run/acknowledged';
 
-/** How many numbers the client has kept. */
-export async function acknowledgedCount(virsh: Virsh, client: string): Promise<number> {
-  return numbers(await guestExec(virsh, client, ['cat', acknowledgedNow])).length;
-}
-
 /** Until numbers are committed and kept; how long that took, in ms. */
 export async function waitApplication(virsh: Virsh, { client }: Pair = livePair, timeoutMs = 120_000): Promise<number> {
   const startedMs = performance.now();
@@ -137,7 +132,7 @@ export async function waitApplication(virsh: Virsh, { client }: Pair = livePair,
   await waitFor(
     `${client} has numbers acknowledged`,
     async () => {
-      const count = await acknowledgedCount(virsh, client);
+      const count = (await acknowledgedNumbers(virsh, client)).length;
       first ??= count;
       return count > first;
     },
@@ -153,33 +148,41 @@ export async function waitApplication(virsh: Virsh, { client }: Pair = livePair,
 export async function checkApplication(virsh: Virsh, { db, client }: Pair = livePair): Promise<Application> {
   const run = (domain: string, ...command: string[]): Promise<string> => guestExec(virsh, domain, command);
   await waitFor(`${db} answers`, () => run(db, '/opt/postgresql/pg_isready', '-h', '/run'), { timeoutMs: 120_000 });
-  const acknowledged = numbers(
+  const acknowledged = parseNumbers(
     await waitFor(`${client} answers`, () => run(client, 'cat', acknowledgedAtBoot), { timeoutMs: 60_000 }),
   );
   await run(db, '/opt/postgresql/pg_amcheck', '-h', '/run', '-U', 'postgres', '--heapallindexed', 'postgres');
-  return compare(acknowledged, await presentNumbers(virsh, db));
+  return compareNumbers(acknowledged, await presentNumbers(virsh, db));
+}
+
+/** The numbers that the client has kept until now. */
+export async function acknowledgedNumbers(virsh: Virsh, client: string): Promise<number[]> {
+  return parseNumbers(await guestExec(virsh, client, ['cat', acknowledgedNow]));
 }
 
 /** What the client has now against the database now: none may be missing at any moment. */
 export async function checkLive(virsh: Virsh, { db, client }: Pair = livePair): Promise<Application> {
-  const acknowledged = numbers(await guestExec(virsh, client, ['cat', acknowledgedNow]));
-  return compare(acknowledged, await presentNumbers(virsh, db));
+  const acknowledged = await acknowledgedNumbers(virsh, client);
+  return compareNumbers(acknowledged, await presentNumbers(virsh, db));
 }
 
-async function presentNumbers(virsh: Virsh, db: string): Promise<number[]> {
+/** The numbers in the database now. */
+export async function presentNumbers(virsh: Virsh, db: string): Promise<number[]> {
   const query = 'select number from numbers';
-  return numbers(
+  return parseNumbers(
     await guestExec(virsh, db, ['/opt/postgresql/psql', '-h', '/run', '-U', 'postgres', '-XAtc', query, 'postgres']),
   );
 }
 
-function compare(acknowledged: readonly number[], present: readonly number[]): Application {
+/** Acknowledged numbers against those of a database. */
+export function compareNumbers(acknowledged: readonly number[], present: readonly number[]): Application {
   const there = new Set(present);
   const missing = acknowledged.filter((number) => !there.has(number));
   return { acknowledged: acknowledged.length, present: present.length, missing };
 }
 
-function numbers(text: string): number[] {
+/** One number a line. */
+export function parseNumbers(text: string): number[] {
   return text
     .split('\n')
     .filter((line) => line !== '')

@@ -12,7 +12,7 @@ import type { Processes } from '../support/processes.js';
 import { checkApplication, checkLive, network, startTwoTier, tiers, waitApplication } from '../support/two-tier.js';
 import { whyNoVms } from '../support/vm-host.js';
 import { waitFor } from '../support/wait.js';
-import { seconds, tell } from './two-tier-sites.js';
+import { seconds, tell } from './tell.js';
 
 const reason = whyNoVms();
 const describeVms = reason === undefined ? describe : describe.skip;

@@ -1,5 +1,5 @@
 /**
- * make demo: two real agents on this machine, a guest that writes two disks, and one bad day: the link is cut, each agent
+ * make demo ARGS=--disks, and what it falls back to where no VM can run (it needs no root): two real agents on this machine, a guest that writes two disks, and one bad day: the link is cut, each agent
  * is killed, the application's disk is overwritten with rubbish, the source site is lost. Then the group is recovered to
  * the last checkpoint before the rubbish, and every byte is compared with what the guest was told was written.
  */
@@ -13,14 +13,14 @@ import { Laboratory } from '../../test/support/laboratory.js';
 import { startPair, type Pair } from '../../test/support/pair.js';
 import { makeSparseFile } from '../../test/support/tools.js';
 import { waitFor } from '../../test/support/wait.js';
-import { LiveLine } from './live-line.js';
+import { Screen } from './screen.js';
 
 const MiB = 1024 * 1024;
 const group = 'shop';
 const diskSizes = { database: 32 * MiB, log: 16 * MiB };
 
 class Demo {
-  readonly line = new LiveLine();
+  readonly line = new Screen();
   readonly report: [string, string][] = [];
   private readonly watch = new AbortController();
   private watching: Promise<void> = Promise.resolve();
@@ -203,12 +203,16 @@ class Demo {
       const writesPerSecond = ((now.count - before.count) * 1000) / (now.ms - before.ms);
       before = now;
       if (signal.aborted) return;
-      this.line.show({
-        writesPerSecond,
-        rpoSeconds: status?.rpoSeconds ?? null,
-        journalBytes: status?.journal?.bytes ?? null,
-        stage: [link === undefined ? 'source down' : `stage ${link.stage}`, status?.state ?? 'target down'].join(', '),
-      });
+      const journalBytes = status?.journal?.bytes;
+      this.line.show(
+        [
+          `${Math.round(writesPerSecond)} writes/s`.padEnd(14),
+          `RPO ${formatSeconds(status?.rpoSeconds ?? null).padEnd(8)}`,
+          `journal ${(journalBytes === undefined ? '-' : formatBytes(journalBytes)).padEnd(9)}`,
+          link === undefined ? 'source down,' : `stage ${link.stage},`,
+          status?.state ?? 'target down',
+        ].join(' '),
+      );
     }
   }
 
@@ -257,7 +261,8 @@ function summary(rows: readonly (readonly [string, string])[]): string {
   return formatTable(['What happened', 'What came of it'], lines);
 }
 
-async function main(): Promise<number> {
+/** Resolves with the exit code. */
+export async function runDisksDemo(): Promise<number> {
   const startedMs = performance.now();
   await using lab = await Laboratory.open();
   // At its exit the laboratory ends what it started and removes its files.
@@ -279,5 +284,3 @@ async function main(): Promise<number> {
   process.stdout.write(`\nDone in ${since(startedMs)}. Everything that was started has ended.\n`);
   return 0;
 }
-
-process.exit(await main());

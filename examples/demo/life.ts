@@ -1,0 +1,249 @@
+/** The steps of the demo: one application's life at two sites, and what each step cost. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { formatBytes, formatSeconds, formatTime } from '../../agent/src/cli/format.js';
+import type { Virsh } from '../../agent/src/hypervisor/virsh.js';
+import type { Operation, OperationRequest, Progress } from '../../agent/src/service/operation-schemas.js';
+import type { AgentHandle } from '../../test/support/agent-handle.js';
+import { acknowledgedOnDisk } from '../../test/support/exported-application.js';
+import { guestExec } from '../../test/support/guest-agent.js';
+import { acknowledgedNumbers, checkApplication, presentNumbers, waitApplication } from '../../test/support/two-tier.js';
+import { group, pairOf, type TwoTierSites } from '../../test/support/two-tier-sites.js';
+import type { Entry } from './ledger.js';
+import type { Report, Screen } from './screen.js';
+
+const watchMs = 8000;
+const watchEveryMs = 400;
+const rubbishMiB = 64;
+
+export class LifeOfTheShop {
+  readonly entries: Entry[] = [];
+  home = 'Amsterdam';
+  /** The agent that receives now. */
+  private receiver: AgentHandle;
+  private live = '';
+  private stepNumber = 1;
+
+  constructor(
+    private readonly sites: TwoTierSites,
+    private readonly screen: Screen,
+  ) {
+    this.receiver = sites.target;
+  }
+
+  async run(): Promise<void> {
+    const watch = new AbortController();
+    const watching = this.follow(watch.signal);
+    try {
+      await this.protect();
+      await this.drill();
+      await this.loseSource();
+      await this.rollback();
+      await this.corrupt();
+      await this.commit();
+    } finally {
+      watch.abort();
+      await watching;
+    }
+  }
+
+  private async protect(): Promise<void> {
+    this.title('Protect both running VMs as one group, to Frankfurt. They are not stopped.');
+    const { sites } = this;
+    await sites.protect();
+    await this.withSyncs('first sync', () => sites.waitProtecting());
+    const untilMs = performance.now() + watchMs;
+    while (performance.now() < untilMs) {
+      this.screen.show(this.live);
+      await sleep(200);
+    }
+    const { disks, rpoSeconds } = await sites.target.client.group(group);
+    const bytes = disks.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+    this.screen.say(
+      `   ${disks.length} disks, ${formatBytes(bytes)}; a loss now would cost ${formatSeconds(rpoSeconds)}.`,
+    );
+  }
+
+  private async drill(): Promise<void> {
+    this.title('Drill an older checkpoint, in a network that leads nowhere.');
+    const checkpoints = await this.sites.checkpoints();
+    const chosen = checkpoints[Math.floor(checkpoints.length / 2)]!;
+    const askedMs = Date.now();
+    const operation = await this.operate('drill', 'drill', {
+      at: { by: 'id', checkpoint: chosen.id },
+      keepMinutes: 30,
+    });
+    const { virsh } = this.sites.there;
+    const pair = pairOf(operation);
+    await this.during('the copy commits', () => waitApplication(virsh, pair, 300_000));
+    const answersMs = Date.now() - askedMs;
+    const { acknowledged, missing } = await this.during('pg_amcheck', () => checkApplication(virsh, pair));
+    await this.operate('drill-stop', 'drill-stop', { drill: 'drill' });
+    const { rpoSeconds } = await this.sites.target.client.group(group);
+    this.screen.say(
+      `   Both VMs booted, PostgreSQL passes pg_amcheck; protection went on (RPO ${formatSeconds(rpoSeconds)}).`,
+    );
+    this.enter('Drill', {
+      ...{ rpoSeconds: null, bootMs: bootMsOf(operation), answersMs },
+      ...{ acknowledged: acknowledged, kept: acknowledged - missing.length, lostOfCheckpoint: missing.length },
+    });
+  }
+
+  private async loseSource(): Promise<void> {
+    this.title('Amsterdam loses its power: both VMs and the agent are gone. Fail over.');
+    const { sites } = this;
+    await sites.source.kill();
+    for (const vm of ['client', 'db']) await sites.here.virsh.run(['destroy', vm]);
+    const lostMs = Date.now();
+    const acknowledged = await acknowledgedOnDisk(sites.lab.processes, sites.lab.path('vm-disks', 'client-vdb.raw'));
+    await this.recover('failover', 'Failover', { by: 'latest' }, lostMs, acknowledged);
+  }
+
+  private async rollback(): Promise<void> {
+    this.title('Amsterdam has power again, and nobody wants the failover: roll it back.');
+    const { here, source, lab } = this.sites;
+    const acknowledged = await acknowledgedOnDisk(lab.processes, lab.path('vm-disks', 'client-vdb.raw'));
+    const askedMs = Date.now();
+    await this.operate('rollback', 'rollback', { keepHours: 1 });
+    for (const vm of ['db', 'client']) await here.virsh.run(['start', vm]);
+    await source.start();
+    await this.during('both VMs boot at Amsterdam', () => waitApplication(here.virsh, undefined, 300_000));
+    const answersMs = Date.now() - askedMs;
+    await this.withSyncs('compared, and protected again', () => this.sites.waitProtecting());
+    const kept = await countKept(here.virsh, acknowledged);
+    this.screen.say('   What Frankfurt had committed meanwhile stays there, as a named view.');
+    this.enter('Rollback', { answersMs, acknowledged: acknowledged.length, kept });
+  }
+
+  private async corrupt(): Promise<void> {
+    this.title(`Somebody writes ${rubbishMiB} MiB of rubbish over the database. It is replicated.`);
+    const { sites } = this;
+    await sites.waitProtecting();
+    const acknowledged = await acknowledgedNumbers(sites.here.virsh, 'client');
+    const corruptedMs = Date.now();
+    const rubbish = ['if=/dev/urandom', 'of=/dev/vdb', 'bs=1M', `count=${rubbishMiB}`, 'oflag=direct'];
+    await this.during('rubbish', () => guestExec(sites.here.virsh, 'db', ['dd', ...rubbish], { timeoutMs: 300_000 }));
+    await this.during('the rubbish reaches Frankfurt', () => sites.waitProtecting());
+    this.screen.say(`   Fail over to the last moment before it, ${formatTime(corruptedMs)}.`);
+    await this.recover('undo', 'Before the rubbish', { by: 'time', timeMs: corruptedMs }, corruptedMs, acknowledged);
+  }
+
+  private async commit(): Promise<void> {
+    this.title('Frankfurt is good: commit. Its disks become files of its own, while the VMs run.');
+    const { virsh } = this.sites.there;
+    const acknowledged = await acknowledgedNumbers(virsh, 'client');
+    await this.operate('commit', 'commit', {});
+    const answersMs = await this.during('a commit behind it', () => waitApplication(virsh));
+    this.home = 'Frankfurt';
+    this.enter('Commit', { answersMs, acknowledged: acknowledged.length, kept: await countKept(virsh, acknowledged) });
+  }
+
+  /** A failover, and what it found of the transactions that the source had acknowledged. */
+  private async recover(
+    id: string,
+    step: string,
+    at: object,
+    lostMs: number,
+    acknowledged: readonly number[],
+  ): Promise<void> {
+    const askedMs = Date.now();
+    const operation = await this.operate(id, 'failover', { at, sourceMayBeAlive: true });
+    const { virsh } = this.sites.there;
+    await this.during('the application commits at Frankfurt', () => waitApplication(virsh, undefined, 300_000));
+    const answersMs = Date.now() - askedMs;
+    const { missing } = await this.during('pg_amcheck', () => checkApplication(virsh));
+    const { sourceTimeMs } = (await this.sites.checkpoints()).find(
+      (each) => each.id === operation.result?.['checkpoint'],
+    )!;
+    this.enter(step, {
+      ...{ rpoSeconds: Math.max(0, lostMs - sourceTimeMs) / 1000, bootMs: bootMsOf(operation), answersMs },
+      ...{ acknowledged: acknowledged.length, kept: await countKept(virsh, acknowledged) },
+      ...{ lostOfCheckpoint: missing.length, mayLoseLater: true },
+    });
+  }
+
+  private title(text: string): void {
+    this.screen.say(`\n${++this.stepNumber}  ${text}`);
+  }
+
+  private enter(step: string, entry: Partial<Entry> & Pick<Entry, 'acknowledged' | 'kept'>): void {
+    const whole: Entry = {
+      ...{ step, rpoSeconds: null, bootMs: null, sourceMs: null, answersMs: null },
+      ...{ lostOfCheckpoint: 0, mayLoseLater: false },
+      ...entry,
+    };
+    this.entries.push(whole);
+    this.screen.say(`   ${whole.acknowledged} transactions acknowledged, ${whole.kept} kept.`);
+  }
+
+  private during<Value>(label: string, work: (report: Report) => Promise<Value>): Promise<Value> {
+    return this.screen.during(label, work, () => this.live);
+  }
+
+  /** With a bar as long as the receiver is being synced. */
+  private async withSyncs<Value>(label: string, work: () => Promise<Value>): Promise<Value> {
+    return this.during(label, async (report) => {
+      const done = new AbortController();
+      const telling = every(watchEveryMs, done.signal, async () => {
+        const { syncs } = await this.receiver.client.group(group);
+        report(syncs.length === 0 ? null : sumOf(syncs));
+      });
+      try {
+        return await work();
+      } finally {
+        done.abort();
+        await telling;
+      }
+    });
+  }
+
+  /** Keeps the live line true; an agent that is down is no reason to stop. */
+  private follow(signal: AbortSignal): Promise<void> {
+    return every(watchEveryMs, signal, async () => {
+      this.live = '';
+      const { rpoSeconds, journal, state } = await this.receiver.client.group(group);
+      const journalText =
+        journal === null ? '' : `   journal ${formatBytes(journal.bytes)}, ${journal.checkpointCount} checkpoints`;
+      this.live = `RPO ${formatSeconds(rpoSeconds)}${journalText}   ${state}`;
+    });
+  }
+
+  private operate(
+    id: string,
+    kind: OperationRequest['kind'],
+    args: object,
+    at: AgentHandle = this.receiver,
+  ): Promise<Operation> {
+    return this.during(kind, (report) =>
+      this.sites.run(id, kind, args, { at, onChange: ({ progress, step }) => report(progress, step) }),
+    );
+  }
+}
+
+/** Until the signal; a look that fails is left out. */
+async function every(ms: number, signal: AbortSignal, look: () => Promise<void>): Promise<void> {
+  while (!signal.aborted) {
+    await look().catch(() => undefined);
+    await sleep(ms, undefined, { signal }).catch(() => undefined);
+  }
+}
+
+function sumOf(parts: readonly Progress[]): Progress {
+  const sum = (of: (part: Progress) => number): number => parts.reduce((total, part) => total + of(part), 0);
+  return {
+    doneBytes: sum(({ doneBytes }) => doneBytes),
+    totalBytes: sum(({ totalBytes }) => totalBytes),
+    bytesPerSecond: sum(({ bytesPerSecond }) => bytesPerSecond),
+    secondsLeft: Math.max(...parts.map(({ secondsLeft }) => secondsLeft ?? 0)),
+  };
+}
+
+function bootMsOf({ result }: Operation): number | null {
+  const ms = result?.['firstBootMs'];
+  return typeof ms === 'number' ? ms : null;
+}
+
+/** How many of the numbers are in the database. */
+async function countKept(virsh: Virsh, acknowledged: readonly number[]): Promise<number> {
+  const present = new Set(await presentNumbers(virsh, 'db'));
+  return acknowledged.filter((number) => present.has(number)).length;
+}

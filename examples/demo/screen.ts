@@ -1,0 +1,70 @@
+/** What the demo prints: lines that stay, and under them one that changes. Without a terminal it is a plain line now and then. */
+import { renderProgress } from '../../agent/src/cli/progress.js';
+import type { Progress } from '../../agent/src/service/operation-schemas.js';
+
+const columnCount = 79;
+const plainEveryMs = 5000;
+const drawMs = 200;
+const quietMs = 1000;
+
+/** Tells how far it is: bytes, when it can, and the step it is at. */
+export type Report = (progress: Progress | null, step?: string) => void;
+
+export class Screen {
+  #text = '';
+  #plainMs = 0;
+  readonly #terminal = process.stdout.isTTY === true;
+
+  /** A line that stays. */
+  say(text = ''): void {
+    this.clear();
+    process.stdout.write(`${text}\n`);
+    this.#plainMs = performance.now();
+  }
+
+  /** The line that changes. */
+  show(text: string): void {
+    this.#text = `    ${text}`.slice(0, columnCount);
+    if (this.#terminal) process.stdout.write(`\r\x1b[K${this.#text}`);
+    else if (performance.now() - this.#plainMs > plainEveryMs) this.say(this.#text);
+  }
+
+  clear(): void {
+    if (this.#terminal && this.#text !== '') process.stdout.write('\r\x1b[K');
+    this.#text = '';
+  }
+
+  /** Shows how far `work` is: a bar when it tells bytes, else the time that it takes and what `beside` says. */
+  async during<Value>(
+    label: string,
+    work: (report: Report) => Promise<Value>,
+    beside: () => string = () => '',
+  ): Promise<Value> {
+    const startedMs = performance.now();
+    let progress: Progress | null = null;
+    let step = '';
+    const draw = (): void => {
+      const elapsedMs = performance.now() - startedMs;
+      if (elapsedMs < quietMs) return;
+      const text = renderProgress(step === '' ? label : `${label}: ${step}`, progress, elapsedMs);
+      this.show(progress === null ? `${text}   ${beside()}` : text);
+    };
+    const timer = setInterval(draw, drawMs);
+    try {
+      return await work((next, at = step) => {
+        progress = next === null || next.totalBytes === 0 ? null : next;
+        step = at;
+      });
+    } finally {
+      clearInterval(timer);
+      this.clear();
+    }
+  }
+}
+
+/** Progress of what only tells bytes: rate and time left from its beginning. */
+export function progressOf(doneBytes: number, totalBytes: number, startedMs: number): Progress {
+  const bytesPerSecond = (doneBytes * 1000) / Math.max(1, performance.now() - startedMs);
+  const secondsLeft = bytesPerSecond > 0 ? (totalBytes - doneBytes) / bytesPerSecond : null;
+  return { doneBytes, totalBytes, bytesPerSecond, secondsLeft };
+}
