@@ -1,7 +1,8 @@
 #!/bin/bash
 # Builds the guest of the tests with real VMs: build.sh DIRECTORY fills it with
 #   vmlinuz, initrd     for a direct kernel boot
-#   root.raw            Debian with PostgreSQL and the QEMU guest agent; `init` beside this script is its process 1
+#   root.raw            Debian with PostgreSQL and the QEMU guest agent; `init` beside this script is its process 1,
+#                       `shutdown` what its guest agent calls
 #   data.raw, wal.raw   an empty PostgreSQL cluster: data, and its write-ahead log
 #   acks.raw            an empty file system
 # Packages come from where this host's apt takes them. Needs root.
@@ -39,6 +40,7 @@ install -m 755 "$here/initrd-init" "$initrd/init"
 
 # The cluster, with what the application and its check need.
 install -m 755 "$here/init" "$tree/sbin/init"
+install -m 755 "$here/shutdown" "$tree/sbin/shutdown"
 bin=$(cd "$tree" && echo usr/lib/postgresql/*/bin)
 ln -s "/$bin" "$tree/opt/postgresql"
 mkdir -p "$tree"/{data,wal}
