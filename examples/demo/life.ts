@@ -200,10 +200,9 @@ export class LifeOfTheShop {
   private follow(signal: AbortSignal): Promise<void> {
     return every(watchEveryMs, signal, async () => {
       this.live = '';
-      const { rpoSeconds, journal, state } = await this.receiver.client.group(group);
-      const journalText =
-        journal === null ? '' : `   journal ${formatBytes(journal.bytes)}, ${journal.checkpointCount} checkpoints`;
-      this.live = `RPO ${formatSeconds(rpoSeconds)}${journalText}   ${state}`;
+      const { rpoSeconds, journal } = await this.receiver.client.group(group);
+      const kept = journal === null ? '' : `, ${journal.checkpointCount} checkpoints in ${formatBytes(journal.bytes)}`;
+      this.live = `RPO ${formatSeconds(rpoSeconds)}${kept}`;
     });
   }
 

@@ -3,7 +3,7 @@ import { renderProgress } from '../../agent/src/cli/progress.js';
 import type { Progress } from '../../agent/src/service/operation-schemas.js';
 
 const columnCount = 79;
-const plainEveryMs = 5000;
+const plainEveryMs = 10_000;
 const drawMs = 200;
 const quietMs = 1000;
 

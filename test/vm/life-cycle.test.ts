@@ -117,7 +117,7 @@ describeVms(`two real VMs, protected as one group${reason === undefined ? '' : `
       await waitApplication(virsh, pair);
       await sites.run(`${id}-stop`, 'drill-stop', { drill: id });
     };
-    await Promise.all([drill('drill-1', random.pick(checkpoints)), drill('drill-2', checkpoints.at(-1)!)]);
+    await Promise.all([drill('drill-1', random.pick(checkpoints)), drill('drill-2', random.pick(checkpoints))]);
     tell(`both drills: ${seconds(Date.now() - before)} s`);
     expect(await sites.there.list('--all')).toEqual([]);
     const { rpoSeconds } = await sites.target.client.group(group);
