@@ -39,9 +39,14 @@ import { KeyFiles } from './runtime/key-files.js';
 import { idleShareMeter, throttleSchedule, turnScheduler } from './runtime/machine.js';
 import { ZstdThread } from './runtime/zstd-thread.js';
 import { NbdExports } from './runtime/nbd-exports.js';
+import { PeerClients } from './runtime/peer-clients.js';
 import { Service } from './runtime/service.js';
+import { SourceOperations } from './runtime/source-operations.js';
+import { sourcePeers } from './runtime/source-peers.js';
 import { SourceSide } from './runtime/source-side.js';
+import { SourceStops } from './runtime/source-stops.js';
 import { SourceVms } from './runtime/source-vms.js';
+import { StopRecords } from './runtime/stop-records.js';
 import { TargetSide } from './runtime/target-side.js';
 import { readTlsFiles, type TlsMaterial } from './runtime/tls-files.js';
 import { EventRing } from './service/event-ring.js';
@@ -87,6 +92,9 @@ class Agent {
   /** Whether the disks of a group may be attached, after let-goes. */
   private readonly permits: AttachPermits;
   private readonly fences: SourceFences;
+  private readonly sourceOperations = new SourceOperations(nodeClock);
+  private readonly stops: SourceStops;
+  private readonly peers: PeerClients;
   /** Resolved when the NBD socket is served: no VM can be started before. */
   private readonly serving = Promise.withResolvers<void>();
   private nextPurgeMs = 0;
@@ -131,8 +139,10 @@ class Agent {
       () => storage.exists(catalogueFile),
       this.boot,
     );
+    this.peers = new PeerClients({ peers: () => this.config.peers, tls: () => this.tls });
     this.targets = new TargetSide({
       ...shared,
+      sources: sourcePeers(this.peers, nodeClock),
       exports: this.exports,
       directory: `${dataDirectory}/groups`,
       keys: this.keys,
@@ -177,6 +187,14 @@ class Agent {
       addressOf: (peer) => this.config.peers.find(({ name }) => name === peer)?.address,
       alertsOf: (group) => [...this.permits.alertsOf(group), ...this.fences.alertsOf(group)],
     });
+    this.stops = new SourceStops({
+      records: new StopRecords(storage, `${dataDirectory}/stops`, events),
+      operations: this.sourceOperations,
+      sources: this.sources,
+      vms: this.vms,
+      clock: nodeClock,
+      events,
+    });
     this.fences = new SourceFences({
       records: new FenceRecords(storage, fencedDirectory(dataDirectory)),
       clock: nodeClock,
@@ -195,6 +213,7 @@ class Agent {
     await this.keys.load();
     await this.permits.load();
     await this.fences.load();
+    await this.stops.load();
     this.takeKeyFiles(config);
     await this.targets.open();
     await this.targets.declareAll(config.targetGroups);
@@ -210,6 +229,7 @@ class Agent {
     this.stopUpkeep = every(nodeClock, upkeepMs, () => this.upkeep());
     this.stopFences = every(nodeClock, upkeepMs, () => this.fences.round());
     this.options.onReload((after) => this.reload(after));
+    this.stops.resume();
     this.health.started = true;
     this.options.onReady();
   }
@@ -217,6 +237,7 @@ class Agent {
   /** Of as much as was started. */
   async stop(): Promise<void> {
     this.health.started = false;
+    await this.stops.close();
     await this.sources.drain(AbortSignal.timeout(this.config.drainSeconds * 1000));
     await this.stopUpkeep?.();
     await this.stopFences?.();
@@ -281,6 +302,8 @@ class Agent {
       info: { site: config.site, name: config.agent, version: options.version, boot },
       peers: () => this.config.peers,
       sources,
+      sourceOperations: this.sourceOperations,
+      stops: this.stops,
       vms: this.vms,
       targets,
       exports,

@@ -120,6 +120,11 @@ export class SourceGroup implements LinkGroup {
     return this.linkList;
   }
 
+  /** Several source agents send to it: its checkpoints are made by the target. */
+  get isShared(): boolean {
+    return this.linkList.some((link) => (this.streamCounts.get(link) ?? 1) > 1);
+  }
+
   /** Adds a target and begins to connect to it. */
   addLink(options: LinkOptions): SourceLink {
     const link = new SourceLink(this, options);
@@ -236,7 +241,7 @@ export class SourceGroup implements LinkGroup {
     kind: 'tagged' | 'application' = 'tagged',
     attributes?: Readonly<Record<string, unknown>>,
   ): TagResult[] {
-    if (this.linkList.some((link) => (this.streamCounts.get(link) ?? 1) > 1))
+    if (this.isShared)
       throw new TidemarkError(
         'illegal-state',
         `Group ${this.name} has several source agents: make the checkpoint at the target, which coordinates them.`,

@@ -79,6 +79,18 @@ export const errorTable = {
     retry: false,
     hint: 'Create the network on the hypervisor, or map it in recovery.vms[].networks.',
   },
+  'vm-not-stopped': {
+    retry: true,
+    hint: 'Shut the guest down by hand, give it more time (--timeout), or end it after that time (--force-off).',
+  },
+  'source-running': {
+    retry: false,
+    hint: 'Stop what writes to these disks, then say so (--source-stopped).',
+  },
+  'source-interrupted': {
+    retry: true,
+    hint: 'The source VMs run again; wait until the group protects, then try again.',
+  },
   'vm-unknown': { retry: false, hint: 'List the VMs with `tidemark vm list`.' },
   'vm-refused': {
     retry: false,

@@ -60,6 +60,8 @@ export interface Hypervisor {
   findNode(vm: Pick<Vm, 'name' | 'uuid'>, target: string, monitor: Monitor): Promise<SourceNode>;
   /** `disks`: which targets belong to the group, and their names there. Throws `vm-refused`. */
   readDefinition(vm: Pick<Vm, 'name' | 'uuid'>, disks: VmDefinition['disks']): Promise<VmDefinition>;
+  /** One that runs is not an error. Throws `vm-unknown`, and what the hypervisor refuses. */
+  startVm(vm: Pick<Vm, 'name' | 'uuid'>): Promise<void>;
   /** Asks the guest to shut down; resolves true when it is off, false when it still runs after `graceMs`. */
   shutdownVm(vm: Pick<Vm, 'name' | 'uuid'>, graceMs: number): Promise<boolean>;
   /** Ends it at once. One that does not run is not an error. */

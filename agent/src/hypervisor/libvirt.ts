@@ -106,6 +106,10 @@ export class LibvirtHypervisor implements Hypervisor {
     return libvirtDefinition(name, xml, disks);
   }
 
+  async startVm({ uuid }: VmRef): Promise<void> {
+    if (await this.#isOff(uuid)) await this.#ofVm(uuid, ['start', uuid]);
+  }
+
   async shutdownVm({ uuid }: VmRef, graceMs: number): Promise<boolean> {
     const deadlineMs = this.#clock.monotonicMs() + graceMs;
     if (await this.#isOff(uuid)) return true;

@@ -94,6 +94,12 @@ export class QmpHypervisor implements Hypervisor {
     return Promise.resolve({ name, uuid, domainXml: '', disks: [...disks], files: [] });
   }
 
+  /** A monitor ends with its QEMU: whoever started that must do it again. */
+  async startVm({ name }: VmRef): Promise<void> {
+    if ((await this.findVm(name)).state !== 'off') return;
+    throw new TidemarkError('illegal-state', `VM ${name} is known by its monitor alone: start its QEMU by hand.`);
+  }
+
   async shutdownVm({ name }: VmRef, graceMs: number): Promise<boolean> {
     const socket = await this.#socket(name).catch(() => undefined);
     if (socket === undefined) return true;

@@ -1,5 +1,5 @@
 /**
- * The live VMs of a group: booted by a failover, gone by a rollback, made permanent by a commit, looked after in between.
+ * The live VMs of a group: booted by a failover or a move, gone by a rollback, made permanent by a commit, looked after in between.
  *
  * failover: → `defined` → `booting` (the first wave is started) → `booted` (all waves, ready) → `ready` (or it failed).
  * boot: the steps of the failover again, for what does not run or was not ready.
@@ -101,6 +101,12 @@ export class LiveMachines implements GroupMachines {
   }
 }
 
+/** From where the time to the first boot counts: a move's wait for its source is told apart. */
+function sinceMsOf({ record }: StepContext): number {
+  const since = record.result?.['recoverySinceMs'];
+  return typeof since === 'number' ? since : record.startedMs;
+}
+
 function bootSteps(room: Room): OperationStep[] {
   const planOf = ({ record }: StepContext): VmPlan => ({
     operation: String(record.result?.['operation'] ?? record.id),
@@ -122,14 +128,14 @@ function bootSteps(room: Room): OperationStep[] {
     }),
     step('booting', async (context) => {
       await room.environment.serving;
-      const sinceMs = context.record.startedMs;
+      const sinceMs = sinceMsOf(context);
       const throughWave = room.vms.firstWave();
       const boots = await room.vms.boot(planOf(context), { sinceMs, throughWave, signal: room.signal(context.signal) });
       return { firstBootMs: firstBootMs(boots) };
     }),
     step('booted', async (context) => {
       await room.environment.serving;
-      const sinceMs = context.record.startedMs;
+      const sinceMs = sinceMsOf(context);
       const boots = await room.vms.boot(planOf(context), { sinceMs, signal: room.signal(context.signal) });
       return { boots, readyMs: Math.max(0, ...boots.map(({ readyAfterMs }) => readyAfterMs ?? 0)) };
     }),

@@ -31,8 +31,9 @@ import type { CatalogueSync } from './catalogue-sync.js';
 import type { ExportHost } from './exports.js';
 import { forecastOf } from './forecast.js';
 import { operationView } from './operation-view.js';
-import { SourceOperations } from './source-operations.js';
+import type { SourceOperations } from './source-operations.js';
 import type { SourceSide } from './source-side.js';
+import type { SourceStops } from './source-stops.js';
 import type { SourceVms } from './source-vms.js';
 import type { TargetSide } from './target-side.js';
 import { targetCheckpoint, targetStatus, viewsOf, viewStatus } from './target-status.js';
@@ -43,6 +44,8 @@ export interface ServiceOptions {
   readonly info: Pick<AgentInfo, 'site' | 'name' | 'version' | 'boot'>;
   readonly peers: () => readonly { readonly name: string; readonly address?: string | undefined }[];
   readonly sources: SourceSide;
+  readonly sourceOperations: SourceOperations;
+  readonly stops: SourceStops;
   readonly vms: SourceVms;
   readonly targets: TargetSide;
   readonly exports: ExportHost;
@@ -57,11 +60,9 @@ const viewIdleMs = 500;
 
 export class Service implements AgentService {
   private readonly startedMs: number;
-  private readonly sourceOperations: SourceOperations;
 
   constructor(private readonly options: ServiceOptions) {
     this.startedMs = options.clock.wallMs();
-    this.sourceOperations = new SourceOperations(options.clock);
   }
 
   agent(): Promise<Omit<AgentInfo, 'caller'>> {
@@ -226,7 +227,7 @@ export class Service implements AgentService {
       .list()
       .filter((group) => query.group === undefined || group.name === query.group)
       .flatMap((group) => recordsOf(group).map((record) => this.view(group, record)))
-      .concat(this.sourceOperations.list(query))
+      .concat(this.options.sourceOperations.list(query))
       .filter((operation) => query.kind === undefined || operation.kind === query.kind)
       .filter((operation) => query.state === undefined || operation.state === query.state)
       .sort((a, b) => b.startedMs - a.startedMs || (a.id < b.id ? 1 : -1));
@@ -236,7 +237,7 @@ export class Service implements AgentService {
   }
 
   async operation(id: string): Promise<Operation> {
-    const source = this.sourceOperations.get(id);
+    const source = this.options.sourceOperations.get(id);
     if (source !== undefined) return source;
     const [group, record] = this.findOperation(id);
     return this.view(group, record);
@@ -246,11 +247,14 @@ export class Service implements AgentService {
     if (request.kind === 'adopt') return this.adopt(id, request, caller);
     const source = this.options.sources.find(request.group);
     if (request.kind === 'sync') {
-      if (source !== undefined) return this.sourceOperations.sync(id, source, request.arguments.disks, caller.name);
+      if (source !== undefined)
+        return this.options.sourceOperations.sync(id, source, request.arguments.disks, caller.name);
       throw new TidemarkError('request-invalid', 'A sync is started at the source agent of the group.', {
         path: 'kind',
       });
     }
+    if (request.kind === 'stop-vms') return this.options.stops.stop(id, request, caller);
+    if (request.kind === 'start-vms') return this.options.stops.start(id, request, caller);
     if (source !== undefined) {
       throw new TidemarkError('request-invalid', `A ${request.kind} is started at the target agent of the group.`, {
         path: 'kind',
@@ -271,7 +275,9 @@ export class Service implements AgentService {
 
   async waitOperation(id: string, afterRevision: number | undefined, signal: AbortSignal): Promise<Operation> {
     const operations =
-      this.sourceOperations.get(id) === undefined ? this.findOperation(id)[0].operations : this.sourceOperations;
+      this.options.sourceOperations.get(id) === undefined
+        ? this.findOperation(id)[0].operations
+        : this.options.sourceOperations;
     const seen = afterRevision ?? -1;
     for (;;) {
       const now = await this.operation(id);
@@ -290,8 +296,13 @@ export class Service implements AgentService {
   }
 
   async cancelOperation(id: string): Promise<Operation> {
-    if (this.sourceOperations.get(id) !== undefined)
+    const source = this.options.sourceOperations.get(id);
+    if (source?.kind === 'sync')
       throw new TidemarkError('illegal-state', 'A sync cannot be stopped: what is unknown must be read.');
+    if (source !== undefined) {
+      this.options.stops.cancel(id);
+      return source;
+    }
     const [group] = this.findOperation(id);
     group.operations.cancel(id);
     return this.operation(id);

@@ -1,6 +1,6 @@
 /**
- * Operations of source groups: only `sync`. They live in memory: a source agent that restarts compares its disks with
- * the replica anyway, so a forgotten sync is a sync that was done.
+ * Operations of source groups as they are now. A `sync` lives in memory alone: a source agent that restarts compares its
+ * disks with the replica anyway, so a forgotten sync is a sync that was done. What else there is keeps its own records.
  */
 import type { Clock } from '../core/clock.js';
 import { TidemarkError } from '../core/errors.js';
@@ -63,7 +63,7 @@ export class SourceOperations {
       result: null,
       error: null,
     };
-    this.set(started);
+    this.put(started);
     this.follow(source, started, chosen);
     return started;
   }
@@ -88,11 +88,12 @@ export class SourceOperations {
           result: { disks: [...disks] },
         }
       : { ...operation, revision, progress: { doneBytes, totalBytes, bytesPerSecond, secondsLeft } };
-    this.set(next);
+    this.put(next);
     if (!over) this.clock.after(lookMs, () => this.follow(source, next, disks));
   }
 
-  private set(operation: Operation): void {
+  /** Takes the operation as it is now; a later one of that id replaces it. */
+  put(operation: Operation): void {
     this.known.set(operation.id, operation);
     for (const { id, state } of this.known.values()) {
       if (this.known.size <= countMax) break;

@@ -45,6 +45,7 @@ interface Running {
 /** A source group as the service uses it. */
 export interface SourceHandle {
   readonly group: SourceGroup;
+  readonly config: SourceGroupConfig;
   status(): GroupStatus;
   /** What the source knows to be durable: the newest on each link. */
   checkpoints(): Checkpoint[];
@@ -226,6 +227,7 @@ export class SourceSide {
     const { exports, alertsOf, vms } = this.options;
     return {
       group,
+      config,
       status: () => sourceStatus(group, config, exports, vms.of(group.name), alertsOf(group.name)),
       checkpoints: () =>
         group.status.links.flatMap((link) =>

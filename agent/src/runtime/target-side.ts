@@ -11,6 +11,7 @@ import type { RecoveryEnvironment } from '../recovery/room.js';
 import type { GroupPolicy, TargetGroupConfig, TargetGroupSpec } from '../service/group-spec.js';
 import { TargetGroup } from '../target/group.js';
 import { TargetSession } from '../target/session.js';
+import type { SourcePeers } from '../target/source-peers.js';
 import type { ViewListener } from '../target/views.js';
 import { checkSeed } from './check-seed.js';
 import { adoptDirectory, wasAdopted } from './adopt-directory.js';
@@ -29,6 +30,8 @@ export interface TargetSideOptions {
   /** Holds one directory for each group. */
   readonly directory: string;
   readonly keys: KeyFiles;
+  /** The source agents' control APIs. */
+  readonly sources: SourcePeers;
   /** How VMs come back. */
   readonly recovery: RecoveryEnvironment;
   /** Remakes the group's rows in the catalogue. */
@@ -282,13 +285,14 @@ export class TargetSide {
   }
 
   private groupOptions(name: string, key: Uint8Array | undefined): Parameters<typeof TargetGroup.open>[0] {
-    const { storage, clock, random, events, directory, exports, recovery, rebuildCatalogue } = this.options;
+    const { storage, clock, random, events, directory, exports, sources, recovery, rebuildCatalogue } = this.options;
     return {
       storage,
       clock,
       random,
       events,
       key,
+      sources,
       directory: `${directory}/${name}`,
       views: this.viewListener(name),
       onFailed: () => this.reopen(name),

@@ -31,6 +31,20 @@ function request<Kind extends string, Arguments extends z.ZodObject>(kind: Kind,
 
 const none = z.strictObject({});
 
+const stopArguments = z.strictObject({
+  timeoutSeconds: z.number().min(1).max(7200).default(120).describe('Until a guest that was asked must be off'),
+  force: z
+    .enum(['refuse', 'stop'])
+    .default('refuse')
+    .describe('A guest that is not off in time: refuse: all are started again; stop: it is ended'),
+  sourceStopped: z
+    .boolean()
+    .default(false)
+    .describe('A person has stopped what writes to the disks that are not of VMs'),
+  drainSeconds: z.number().min(1).max(86_400).default(600).describe('Until all that was written must have arrived'),
+});
+export type StopArguments = z.infer<typeof stopArguments>;
+
 export const operationRequestSchema = z.discriminatedUnion('kind', [
   request(
     'failover',
@@ -43,6 +57,27 @@ export const operationRequestSchema = z.discriminatedUnion('kind', [
       maxDataLossSeconds: secondsSchema.optional().describe('Refuse when more would be lost at execution'),
     }),
   ),
+  /**
+   * Planned failover: the source's VMs are shut down in reverse boot order, what they wrote last arrives here, and the
+   * failover takes exactly that. When anything fails before, they are started again.
+   */
+  request('move', stopArguments),
+  /** At the source agent: shuts the group's VMs down and sends all that they wrote; the last checkpoint is in the result. */
+  request(
+    'stop-vms',
+    stopArguments.extend({
+      order: z
+        .array(z.array(z.string().min(1).max(256)).max(256))
+        .max(100)
+        .default([])
+        .describe('Names of VMs, those of a list at a time. VMs that are not named come first'),
+      target: nameSchema
+        .optional()
+        .describe('Peer that shall have it all. Default: the only target, or the peer who asks'),
+    }),
+  ),
+  /** At the source agent: starts again what a `stop-vms` has stopped, and calls that off. */
+  request('start-vms', z.strictObject({ stop: operationIdSchema.describe('Operation id of the stop-vms') })),
   request(
     'rollback',
     z.strictObject({

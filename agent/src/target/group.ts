@@ -22,12 +22,15 @@ import { DiskChanges } from './disk-changes.js';
 import { disksKept, disksPast } from './disk-set.js';
 import { Ingest, type DiskChangeHandler } from './ingest.js';
 import type { GroupMachines } from './machines.js';
+import { prepareMove } from './move.js';
 import type { Checkpoint } from './manifest-records.js';
 import { Manifest, type DiskRecord } from './manifest.js';
 import { Operations, type OperationPlan } from './operations.js';
 import { ReplicaSet } from './replica-set.js';
 import { Seeding } from './seeding.js';
+import type { SourcePeers } from './source-peers.js';
 import type { SessionGroup, TargetSession } from './session.js';
+import type { TransitionHost } from './transition-host.js';
 import { transitionPlans } from './transitions.js';
 import { groupSettingsSchema, type GroupSettings } from './settings.js';
 import { Upkeep } from './upkeep.js';
@@ -56,6 +59,8 @@ export interface GroupOptions {
   readonly views: ViewListener;
   /** The group can say nothing durable any more; the owner closes it and opens it again. */
   readonly onFailed: (error: Error) => void;
+  /** The source agents' control APIs; left out: no move. */
+  readonly sources?: SourcePeers;
   /** How the group's VMs come back; left out: disks only. */
   readonly machines?: (group: TargetGroup) => GroupMachines;
   /** Operations besides the transitions (export, verify, …). */
@@ -83,6 +88,8 @@ export class TargetGroup implements SessionGroup {
   /** How far the source's clock is behind ours, estimated from its pings; 0 until the first. */
   private sourceClockBehindMs = 0;
   private readonly durableWatchers = new Set<() => void>();
+  private readonly host: TransitionHost;
+  private readonly closing = new AbortController();
   private closed = false;
   private failed = false;
   private cached:
@@ -94,6 +101,7 @@ export class TargetGroup implements SessionGroup {
     machines: GroupOptions['machines'],
     plans: (group: TargetGroup) => ReadonlyMap<string, OperationPlan>,
     private readonly onFailed: (error: Error) => void,
+    sources: SourcePeers | undefined,
   ) {
     const { manifest, journal, replicas, clock } = context;
     this.seeding = new Seeding(context);
@@ -105,15 +113,21 @@ export class TargetGroup implements SessionGroup {
     this.views = new ViewRegistry(context, viewListener);
     this.upkeep = new Upkeep(context, () => disks.sweep());
     this.machines = machines?.(this);
-    const host = {
+    this.host = {
       views: this.views,
       machines: this.machines,
       fenceSources: (reason: string) => this.fence(reason),
       sourceConnected: () => this.sessions.size > 0,
+      sourcesAway: () =>
+        [...manifest.state.streams].flatMap(([stream, name]) => (this.sessions.has(stream) ? [] : [name])),
+      sources,
+      takeBarrier: (label: string) => this.takeBarrier('tagged', label),
+      waitForCheckpoint: (id: string, timeoutMs: number) => this.waitForCheckpoint(id, timeoutMs),
+      closing: this.closing.signal,
     };
     this.operations = new Operations(
       context,
-      new Map([...transitionPlans(host), ...(this.machines?.plans ?? []), ...plans(this)]),
+      new Map([...transitionPlans(this.host), ...(this.machines?.plans ?? []), ...plans(this)]),
       context.lock,
     );
     this.delta = {
@@ -233,6 +247,7 @@ export class TargetGroup implements SessionGroup {
       options.machines,
       options.plans ?? (() => new Map()),
       options.onFailed,
+      options.sources,
     );
     await opened.upkeep.resumePromotion();
     await opened.views.reopen();
@@ -416,6 +431,11 @@ export class TargetGroup implements SessionGroup {
     });
   }
 
+  /** Throws what a move would be refused with now. */
+  async checkMove(): Promise<void> {
+    await prepareMove(this.host, this.context);
+  }
+
   /** Durable when it returns; in force from then on. */
   async changeSettings(settings: GroupSettings): Promise<void> {
     await this.context.manifest.append({ type: 'settings', settings: { ...settings } });
@@ -435,6 +455,7 @@ export class TargetGroup implements SessionGroup {
   async close(): Promise<void> {
     if (this.closed) return;
     this.closed = true;
+    this.closing.abort(new TidemarkError('shutting-down', 'The group is being closed.'));
     this.barrierTimer?.cancel();
     this.upkeepTimer?.cancel();
     await this.machines?.stop();

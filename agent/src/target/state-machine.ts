@@ -15,6 +15,7 @@ export type GroupState = (typeof groupStates)[number];
 
 export const transitions = {
   failover: { from: ['protecting'], to: 'failed-over' },
+  move: { from: ['protecting'], to: 'failed-over' },
   rollback: { from: ['failed-over'], to: 'protecting' },
   commit: { from: ['failed-over'], to: 'committed' },
 } as const satisfies Record<string, { from: readonly GroupState[]; to: GroupState }>;

@@ -1,5 +1,5 @@
 /**
- * The plans of failover, rollback and commit.
+ * The plans of failover, rollback and commit; a move (move.ts) ends with the steps of the failover.
  *
  * failover: checkpoint chosen and pinned → `epoch` (raised, holder target: sources are fenced) → `view` (production view)
  *   → the VMs boot (recovery/).
@@ -12,10 +12,10 @@ import { TidemarkError } from '../core/errors.js';
 import { isPlanted } from '../core/planted.js';
 import { resolveCheckpoint, type CheckpointSelector } from './checkpoints.js';
 import type { GroupContext } from './context.js';
-import type { GroupMachines } from './machines.js';
 import type { OperationPlan, OperationRecord, OperationResult, OperationStep } from './operations.js';
+import { movePlan } from './move.js';
 import { checkTransition, type GroupState, type TransitionAction } from './state-machine.js';
-import type { ViewRegistry } from './views.js';
+import type { TransitionHost } from './transition-host.js';
 
 export interface FailoverArguments {
   readonly at: CheckpointSelector;
@@ -23,17 +23,6 @@ export interface FailoverArguments {
   readonly sourceMayBeAlive: boolean;
   /** Refused with `illegal-state` when more would be lost. */
   readonly maxDataLossSeconds?: number | undefined;
-}
-
-/** What the plans need of the group besides its context. */
-export interface TransitionHost {
-  /** Closes every session of the group, telling each the epoch now in force. */
-  fenceSources(reason: string): void;
-  readonly views: ViewRegistry;
-  /** True while a source agent is connected. */
-  sourceConnected(): boolean;
-  /** Undefined: this agent recovers disks alone. */
-  readonly machines: GroupMachines | undefined;
 }
 
 export function transitionPlans(host: TransitionHost): Map<string, OperationPlan> {
@@ -46,6 +35,7 @@ export function transitionPlans(host: TransitionHost): Map<string, OperationPlan
         steps: failoverSteps(host),
       },
     ],
+    ['move', movePlan(host, failoverSteps(host))],
     ['rollback', { ...always, prepare: (group) => prepareOnView(group, 'rollback'), steps: rollbackSteps(host) }],
     [
       'commit',
@@ -142,7 +132,7 @@ function failoverSteps(host: TransitionHost): OperationStep[] {
       run: async ({ group, record }) => {
         const raised = await raiseEpoch(group, record, 'target', String(record.result?.['checkpoint']));
         await setState(group, 'failed-over');
-        host.fenceSources(`failover ${record.id}`);
+        host.fenceSources(`${record.kind} ${record.id}`);
         return raised;
       },
     },
@@ -162,7 +152,7 @@ function failoverSteps(host: TransitionHost): OperationStep[] {
           type: 'pin',
           id: `operation-${record.id}`,
           checkpoint,
-          reason: 'failover',
+          reason: record.kind,
           removed: true,
         });
         return { view };

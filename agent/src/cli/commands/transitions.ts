@@ -12,6 +12,31 @@ import { atHelp } from './views.js';
 
 type Request = Parameters<typeof runOperation>[2];
 
+type StopOptions = OperationOptions & {
+  timeout: string;
+  forceOff?: boolean;
+  sourceStopped?: boolean;
+  drainTimeout: string;
+};
+
+/** Of what shuts a source's VMs down. */
+function stopOptions(command: Command): Command {
+  return command
+    .option('--timeout <seconds>', 'until a guest that was asked to shut down must be off', '120')
+    .option('--force-off', 'end a guest that is not off in time; default: start all again, and fail')
+    .option('--source-stopped', 'what writes to disks that are not of VMs was stopped by hand')
+    .option('--drain-timeout <seconds>', 'until all that was written must have arrived', '600');
+}
+
+function stopArgumentsOf({ timeout, forceOff, sourceStopped, drainTimeout }: StopOptions) {
+  return {
+    timeoutSeconds: numberOf(timeout, 'timeout'),
+    force: forceOff === true ? ('stop' as const) : ('refuse' as const),
+    sourceStopped: sourceStopped === true,
+    drainSeconds: numberOf(drainTimeout, 'drain-timeout'),
+  };
+}
+
 export function addTransitionCommands(program: Command, context: CliContext): void {
   /** `GROUP` as argument, the request made of the options. */
   const operation = <Options extends OperationOptions>(
@@ -86,7 +111,43 @@ export function addTransitionCommands(program: Command, context: CliContext): vo
     }),
   );
 
-  const group = program.command('group').description('declare, change, mend and remove a group');
+  const group = program.command('group').description('declare, change, move, mend and remove a group');
+  operation<StopOptions>(
+    stopOptions(
+      group
+        .command('move')
+        .argument('<group>')
+        .description("planned failover: shut the source's VMs down, recover here with nothing lost"),
+    ),
+    (name, options) => ({ kind: 'move', group: name, arguments: stopArgumentsOf(options) }),
+  );
+  operation<StopOptions & { order?: string[]; target?: string }>(
+    stopOptions(
+      group
+        .command('stop-vms')
+        .argument('<group>')
+        .description('at the source: shut the VMs down and send all that they wrote (a move asks for this by itself)')
+        .option('--order <vm...>', 'shut these down one after the other, behind those that are not named')
+        .option('--target <peer>', 'who shall have it all, when there are several'),
+    ),
+    (name, { order = [], target, ...options }) => ({
+      kind: 'stop-vms',
+      group: name,
+      arguments: {
+        ...stopArgumentsOf(options),
+        order: order.map((vm) => [vm]),
+        ...(target === undefined ? {} : { target }),
+      },
+    }),
+  );
+  operation<OperationOptions & { stop: string }>(
+    group
+      .command('start-vms')
+      .argument('<group>')
+      .description('at the source: start again what a stop-vms has stopped')
+      .requiredOption('--stop <operation>', 'operation id of the stop-vms; of a move: its id with -source behind it'),
+    (name, { stop }) => ({ kind: 'start-vms', group: name, arguments: { stop } }),
+  );
   group
     .command('declare')
     .argument('<group>')
