@@ -234,6 +234,7 @@ describe('a VM on libvirt', () => {
         'down: Hypervisor gone: ',
       ])
         expect(check.message).toContain(words);
+      expect(check.message).toContain('(vm-refused at vms[0].disks[0])');
       expect(await vmState()).toBe('attached');
       source.configure(settings());
     },

@@ -6,13 +6,14 @@
  * the point of no return gets what is missing copied from the view, which holds every acknowledged write of a disk
  * without that mark; with it the file holds them, because the mirror was ready and in step until the VM ended.
  */
+import { dirname } from 'node:path';
 import { sleep } from '../core/clock.js';
 import { TidemarkError } from '../core/errors.js';
 import type { OperationResult, OperationStep, StepContext } from '../target/operations.js';
 import { elementOf, elementsOf, attributeOf, parseXml, printXml } from '../hypervisor/xml-tree.js';
 import { setDiskSource } from './recovery-xml.js';
 import type { OwnedVm } from './driver.js';
-import type { Room } from './room.js';
+import { operationOf, type Room } from './room.js';
 
 const lookMs = 200;
 
@@ -42,13 +43,14 @@ export async function checkCommit(room: Room, view: string): Promise<OperationRe
   const disks = await disksOf(room, recovered, view);
   const neededBytes = disks.reduce((sum, { name }) => sum + (sizes.get(name) ?? 0), 0);
   const replicaBytes = [...sizes.values()].reduce((sum, bytes) => sum + bytes, 0);
-  await storage.makeDirectory(diskDirectory(room));
-  const freeBytes = (await storage.freeBytes(diskDirectory(room))) - settings.failoverReserve * replicaBytes;
+  const directory = diskDirectory(room, view);
+  await storage.makeDirectory(directory);
+  const freeBytes = (await storage.freeBytes(directory)) - settings.failoverReserve * replicaBytes;
   if (neededBytes > freeBytes)
     throw new TidemarkError(
       'storage-full',
       `The disks need up to ${neededBytes} bytes; ${Math.max(0, Math.floor(freeBytes))} are free beside the failover reserve.`,
-      { path: diskDirectory(room) },
+      { path: directory },
     );
   return { vms: recovered.map(({ mark }) => mark.vm) };
 }
@@ -66,7 +68,7 @@ export function commitSteps(room: Room): OperationStep[] {
         const disks = await disksOf(room, await vmsOf(room), view);
         try {
           await mirror(room, disks, context);
-          return { running: await running(room) };
+          return { running: await alive(room) };
         } catch (error) {
           if (!room.stopping.signal.aborted) await abandon(room, disks);
           throw error;
@@ -81,35 +83,54 @@ export async function settleCommit(room: Room, context: StepContext): Promise<Op
   await room.environment.serving;
   const view = String(context.record.result?.['view']);
   const wanted = new Set(context.record.result?.['running'] as string[]);
-  const files: string[] = [];
   for (const vm of await vmsOf(room)) {
     const disks = await disksOf(room, [vm], view);
-    for (const disk of disks) {
-      await settleDisk(room, disk, view, context);
-      files.push(disk.path);
-    }
+    for (const disk of disks) await settleDisk(room, disk, view, context);
     await saveDefinition(room, vm, disks);
     if (wanted.has(vm.uuid)) await room.vms.driver.start(vm.uuid);
     await prove(room, vm, disks);
     for (const { path } of disks) await room.group.context.storage.remove(`${path}.pivoting`);
     await room.vms.driver.disown(vm.uuid);
   }
-  await room.group.context.storage.syncDirectory(diskDirectory(room));
-  return { files };
+  const { storage } = room.group.context;
+  const directory = diskDirectory(room, view);
+  await storage.syncDirectory(directory);
+  return { files: (await storage.list(directory)).sort().map((file) => `${directory}/${file}`) };
 }
 
-function diskDirectory(room: Room): string {
-  return `${room.directory}/disks`;
+/** Copies that a commit left behind when its hypervisor went away, and that nobody asked for again. */
+export async function sweepCopies(room: Room): Promise<void> {
+  const { context, operations } = room.group;
+  await context.lock.run(async () => {
+    const { state, views } = context.manifest.state;
+    const view = [...views.values()].find(({ purpose }) => purpose === 'production')?.id;
+    if (state !== 'failed-over' || view === undefined || operations.unfinished.length > 0) return;
+    const directory = diskDirectory(room, view);
+    if (!(await context.storage.exists(directory))) return;
+    if ((await context.storage.list(directory)).length > 0)
+      await abandon(room, await disksOf(room, await vmsOf(room), view));
+  });
+}
+
+/** With the other files of the failover's VMs: a commit never writes where an earlier one did. */
+function diskDirectory(room: Room, view: string): string {
+  return `${room.vms.operationDirectory(operationOf(view))}/disks`;
 }
 
 function vmsOf(room: Room): Promise<OwnedVm[]> {
   return room.vms.owned(({ purpose }) => purpose === 'live');
 }
 
-async function running(room: Room): Promise<string[]> {
+/** A VM that an I/O error stopped, because its agent was away, runs as soon as it is looked after. */
+async function alive(room: Room): Promise<string[]> {
   const uuids: string[] = [];
-  for (const { uuid } of await vmsOf(room)) if ((await room.vms.driver.state(uuid)) === 'running') uuids.push(uuid);
+  for (const { uuid } of await vmsOf(room)) if (!(await isOff(room, uuid))) uuids.push(uuid);
   return uuids;
+}
+
+async function isOff(room: Room, uuid: string): Promise<boolean> {
+  const state = await room.vms.driver.state(uuid);
+  return state === 'off' || state === 'absent';
 }
 
 /** By the saved definition, whose disks name their export on the view, or the file that it became. */
@@ -118,19 +139,19 @@ async function disksOf(room: Room, owned: readonly OwnedVm[], view: string): Pro
   const byFile = new Map<string, string>();
   for (const name of room.group.views.get(view).disks.keys()) {
     byExport.set(room.exports.exportName(view, name), name);
-    byFile.set(pathOf(room, name), name);
+    byFile.set(pathOf(room, view, name), name);
   }
   const disks: CommitDisk[] = [];
   for (const vm of owned)
     for (const { target, exportName, file } of diskSources(await room.vms.driver.definition(vm.uuid, 'saved'))) {
       const name = byExport.get(exportName ?? '') ?? byFile.get(file ?? '');
-      if (name !== undefined) disks.push({ vm, target, name, path: pathOf(room, name) });
+      if (name !== undefined) disks.push({ vm, target, name, path: pathOf(room, view, name) });
     }
   return disks;
 }
 
-function pathOf(room: Room, disk: string): string {
-  return `${diskDirectory(room)}/${disk}.raw`;
+function pathOf(room: Room, view: string, disk: string): string {
+  return `${diskDirectory(room, view)}/${disk}.raw`;
 }
 
 interface SourceOfDisk {
@@ -155,10 +176,11 @@ async function onFile(room: Room, { vm, target, path }: CommitDisk, which: 'live
 
 async function mirror(room: Room, disks: readonly CommitDisk[], context: StepContext): Promise<void> {
   const { driver } = room.vms;
-  const alive = new Set(await running(room));
-  const mirrored = disks.filter(({ vm }) => alive.has(vm.uuid));
+  const uuids = new Set(await alive(room));
+  const mirrored = disks.filter(({ vm }) => uuids.has(vm.uuid));
   for (const disk of mirrored) await begin(room, disk);
   const signal = room.signal(context.signal);
+  const begunAgain = new Set<CommitDisk>();
   for (;;) {
     const states = await Promise.all(mirrored.map(({ vm, target }) => driver.copyState(vm.uuid, target)));
     const doneBytes = states.reduce((sum, state) => sum + state.doneBytes, 0);
@@ -169,12 +191,19 @@ async function mirror(room: Room, disks: readonly CommitDisk[], context: StepCon
         states.reduce((sum, state) => sum + state.totalBytes, 0),
       ),
     );
+    let isWhole = true;
     for (const [index, { state }] of states.entries()) {
       const disk = mirrored[index]!;
-      if (state === 'none' && (await driver.state(disk.vm.uuid)) === 'running')
+      if (state === 'ready' || (state === 'none' && (await isOff(room, disk.vm.uuid)))) continue;
+      isWhole = false;
+      if (state === 'copying') continue;
+      // A copy whose view was away with its agent ends when it notices.
+      if (begunAgain.has(disk))
         throw new TidemarkError('hypervisor-failed', `The copy of ${disk.name} ended before it was whole.`);
+      begunAgain.add(disk);
+      await begin(room, disk);
     }
-    if (states.every(({ state }) => state !== 'copying')) return;
+    if (isWhole) return;
     await sleep(room.group.context.clock, lookMs, signal);
   }
 }
@@ -185,7 +214,7 @@ async function begin(room: Room, { vm, target, path }: CommitDisk): Promise<void
   const { storage } = room.group.context;
   if ((await driver.copyState(vm.uuid, target)).state !== 'none') return;
   await storage.remove(path);
-  await storage.makeDirectory(diskDirectory(room));
+  await storage.makeDirectory(dirname(path));
   await driver.startCopy(vm.uuid, target, path);
 }
 
@@ -200,23 +229,38 @@ async function settleDisk(room: Room, disk: CommitDisk, view: string, context: S
   const { driver } = room.vms;
   const { storage } = room.group.context;
   const mark = `${disk.path}.pivoting`;
-  const state = await driver.state(disk.vm.uuid);
-  if (state === 'off' || state === 'absent') {
+  if (await isOff(room, disk.vm.uuid)) {
     if ((await storage.exists(mark)) || (await onFile(room, disk, 'saved'))) return;
     await storage.remove(disk.path);
     const progress = (done: number, total: number): void => context.progress(done, total);
     await room.group.views.copyDisk(view, disk.name, disk.path, progress, room.stopping.signal);
-    await storage.syncDirectory(diskDirectory(room));
+    await storage.syncDirectory(dirname(disk.path));
     return;
   }
   if (await onFile(room, disk, 'live')) return;
-  await storage.remove(mark);
+  await removeMark(room, mark);
   await begin(room, disk);
-  while ((await driver.copyState(disk.vm.uuid, disk.target)).state === 'copying')
-    await sleep(room.group.context.clock, lookMs, room.stopping.signal);
+  await ready(room, disk);
   await sync(room, disk.path);
   await writeMark(room, mark);
-  await driver.pivotCopy(disk.vm.uuid, disk.target);
+  try {
+    await driver.pivotCopy(disk.vm.uuid, disk.target);
+  } catch (error) {
+    // A copy that failed is behind from now on: the file must not count while the VM goes on without it.
+    if (!(await isOff(room, disk.vm.uuid)) && !(await onFile(room, disk, 'live'))) await removeMark(room, mark);
+    throw error;
+  }
+}
+
+/** Both sides hold every write. */
+async function ready(room: Room, { vm, target, name }: CommitDisk): Promise<void> {
+  const { clock } = room.group.context;
+  for (;;) {
+    const { state } = await room.vms.driver.copyState(vm.uuid, target);
+    if (state === 'ready') return;
+    if (state === 'none') throw new TidemarkError('hypervisor-failed', `The copy of ${name} ended before it was whole.`);
+    await sleep(clock, lookMs, room.stopping.signal);
+  }
 }
 
 async function sync(room: Room, path: string): Promise<void> {
@@ -228,7 +272,14 @@ async function writeMark(room: Room, mark: string): Promise<void> {
   const { storage } = room.group.context;
   const file = await storage.open(mark, 'create');
   await file.datasync().finally(() => file.close());
-  await storage.syncDirectory(diskDirectory(room));
+  await storage.syncDirectory(dirname(mark));
+}
+
+async function removeMark(room: Room, mark: string): Promise<void> {
+  const { storage } = room.group.context;
+  if (!(await storage.exists(mark))) return;
+  await storage.remove(mark);
+  await storage.syncDirectory(dirname(mark));
 }
 
 /** The definition that the VM starts with next time has its disks on the files. */

@@ -1,5 +1,6 @@
 /** Recovery on libvirt, by virsh. */
-import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
+import { randomUUID } from 'node:crypto';
+import { open, readdir, unlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { TidemarkError, isTidemarkError } from '../core/errors.js';
@@ -254,14 +255,16 @@ export class LibvirtDriver implements RecoveryDriver {
     }
   }
 
+  /** A file without a name, which nothing leaves behind. */
   private async withFile<T>(text: string, use: (file: string) => Promise<T>): Promise<T> {
-    const directory = await mkdtemp(join(tmpdir(), 'tidemark-xml-'));
+    const name = join(tmpdir(), `tidemark-${randomUUID()}.xml`);
+    const file = await open(name, 'wx', 0o600);
     try {
-      const file = join(directory, 'definition.xml');
-      await writeFile(file, text, { mode: 0o600 });
-      return await use(file);
+      await unlink(name);
+      await file.writeFile(text);
+      return await use(`/proc/${process.pid}/fd/${file.fd}`);
     } finally {
-      await rm(directory, { recursive: true, force: true });
+      await file.close();
     }
   }
 }

@@ -13,14 +13,12 @@ import type { OperationPlan, OperationResult, OperationStep, StepContext } from 
 import { commitSteps, checkCommit, settleCommit } from './commit.js';
 import type { Drills } from './drills.js';
 import { failedChecks, firstBootMs } from './evidence.js';
-import type { Room } from './room.js';
+import { operationOf, type Room } from './room.js';
 import { Tending } from './tend.js';
 import { viewDisks } from './view-disks.js';
 import type { BootReport, VmPlan } from './vm-set.js';
 
 const tendMs = 2000;
-/** Of the id of a failover's view; the operation's id follows. */
-const productionPrefix = 'production-';
 
 export class LiveMachines implements GroupMachines {
   readonly plans: ReadonlyMap<string, OperationPlan>;
@@ -87,7 +85,7 @@ export class LiveMachines implements GroupMachines {
     const view = [...context.manifest.state.views.values()].find(({ purpose }) => purpose === 'production');
     if (context.manifest.state.state !== 'failed-over' || view === undefined)
       throw new TidemarkError('illegal-state', `Group ${name} is not failed over: there is nothing to boot.`);
-    const operation = view.id.slice(productionPrefix.length);
+    const operation = operationOf(view.id);
     const checkpoint = this.room.checkpoint(view.checkpoint);
     const disk = viewDisks(views, this.room.exports, view.id);
     const checked = await this.room.vms.check({ operation, purpose: 'live', checkpoint, disk });

@@ -20,6 +20,14 @@ export interface RecoveryEnvironment {
   readonly serving: Promise<void>;
 }
 
+/** Of the id of a failover's view; the operation's id follows. */
+const productionPrefix = 'production-';
+
+/** The failover that made a production view. */
+export function operationOf(view: string): string {
+  return view.slice(productionPrefix.length);
+}
+
 export class Room {
   readonly vms: VmSet;
   readonly exports: ViewExports;

@@ -1,14 +1,21 @@
-/** Looks after recovered VMs: lets stopped ones go on, ends drills in time, and holds a failover to its policy. */
+/**
+ * Looks after recovered VMs: lets stopped ones go on, ends drills in time, holds a failover to its policy, and goes on
+ * with a transition that a hypervisor stopped in the middle.
+ */
 import { isTidemarkError } from '../core/errors.js';
+import { sweepCopies } from './commit.js';
 import type { Drills } from './drills.js';
 import type { Room } from './room.js';
 
 const hourMs = 3_600_000;
 /** A look for leftovers costs a few calls of the hypervisor. */
 const sweepMs = 15_000;
+/** From the failure of a transition that must be finished to its next try. */
+const goOnMs = 4000;
 
 export class Tending {
   private nextSweepMs = 0;
+  private goOnAtMs: number | undefined;
   private remindMs = 0;
   private lastProblem: string | undefined;
 
@@ -24,9 +31,11 @@ export class Tending {
     const { clock, events } = room.group.context;
     try {
       await this.letGoOn();
+      await this.goOn();
       await this.policy();
       if (clock.monotonicMs() >= this.nextSweepMs) {
         await this.drills.sweep();
+        await sweepCopies(room);
         this.nextSweepMs = clock.monotonicMs() + sweepMs;
       }
       this.lastProblem = undefined;
@@ -54,6 +63,21 @@ export class Tending {
       await vms.driver.start(uuid);
       group.context.events.emit('vm-resumed', { group: group.name, vm: mark.vm, purpose: mark.purpose });
     }
+  }
+
+  /** Behind the point of no return a hypervisor that is away delays a transition; it does not end it. */
+  private async goOn(): Promise<void> {
+    const { operations, context } = this.room.group;
+    if (!operations.stalled) {
+      this.goOnAtMs = undefined;
+      return;
+    }
+    const nowMs = context.clock.monotonicMs();
+    this.goOnAtMs ??= nowMs + goOnMs;
+    if (nowMs < this.goOnAtMs) return;
+    await this.room.vms.driver.ping();
+    this.goOnAtMs = nowMs + goOnMs;
+    await operations.resume();
   }
 
   /** What the settings want when a failover stays uncommitted for too long. */

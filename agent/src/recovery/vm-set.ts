@@ -267,7 +267,8 @@ export class VmSet {
     return report(spec, made, startedAfterMs, ok ? clock.wallMs() - sinceMs : null, checks);
   }
 
-  private operationDirectory(operation: string): string {
+  /** Of the files of an operation's VMs on this host. */
+  operationDirectory(operation: string): string {
     return `${this.options.directory}/${shortHash(operation)}`;
   }
 

@@ -4,7 +4,7 @@ import { SourceGroup } from '../capture/source-group.js';
 import type { AgentConfig } from '../config/schema.js';
 import type { SourceGroupConfig } from '../config/schema-groups.js';
 import type { Timer } from '../core/clock.js';
-import { TidemarkError } from '../core/errors.js';
+import { isTidemarkError, TidemarkError } from '../core/errors.js';
 import type { LinkOptions } from '../link/environment.js';
 import type { BlockDevice } from '../nbd/block-device.js';
 import type { Checkpoint } from '../service/checkpoint-schemas.js';
@@ -129,7 +129,7 @@ export class SourceSide {
       await this.open(config, linkCount);
       this.failures.delete(config.name);
     } catch (error) {
-      const message = (error as Error).message;
+      const message = describe(error);
       if (this.failures.get(config.name) !== message)
         this.options.environment.events.emit('source-not-opened', { group: config.name, error: message });
       this.failures.set(config.name, message);
@@ -270,6 +270,13 @@ export class SourceSide {
       timer.cancel();
     }
   }
+}
+
+/** With what a person looks up and corrects. */
+function describe(error: unknown): string {
+  const { message } = error as Error;
+  if (!isTidemarkError(error)) return message;
+  return `${message} (${error.code}${error.path === undefined ? '' : ` at ${error.path}`})`;
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

@@ -119,12 +119,21 @@ export class Operations {
 
   /** Goes on with every operation that a kill cut short. Resolves when the transitions among them have ended. */
   async resume(): Promise<void> {
-    const unfinished = [...this.group.manifest.state.operations.values()].filter((record) => !hasEnded(record));
-    const runs = unfinished.map((record) => {
+    const runs = this.unfinished.map((record) => {
       const plan = this.planOf(record.kind);
       return { plan, running: this.drive(record, plan) };
     });
     for (const { plan, running } of runs) if (plan.mustFinish) await running.settled;
+  }
+
+  /** Those without an end, running or not. */
+  get unfinished(): OperationRecord[] {
+    return [...this.group.manifest.state.operations.values()].filter((record) => !hasEnded(record));
+  }
+
+  /** True when one that has no end does not run: it failed and must be gone on with. */
+  get stalled(): boolean {
+    return this.unfinished.some(({ id }) => !this.active.has(id));
   }
 
   /** Asks it to stop; a transition cannot. */
@@ -141,8 +150,7 @@ export class Operations {
   }
 
   private exclusiveHolder(): string | undefined {
-    const records = [...this.group.manifest.state.operations.values()];
-    return records.find((record) => !hasEnded(record) && this.planOf(record.kind).exclusive)?.id;
+    return this.unfinished.find(({ kind }) => this.planOf(kind).exclusive)?.id;
   }
 
   private planOf(kind: string): OperationPlan {
