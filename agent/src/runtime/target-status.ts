@@ -12,6 +12,8 @@ import { legalActions } from '../target/state-machine.js';
 import type { OpenView, ViewRecord } from '../target/views.js';
 import { viewExportName, type ExportHost } from './exports.js';
 
+const hourMs = 3_600_000;
+
 export function targetCheckpoint(group: TargetGroup, checkpoint: Checkpoint): ApiCheckpoint {
   const { state } = group.context.manifest;
   const { pins, views } = state;
@@ -90,6 +92,19 @@ function stateOf(group: TargetGroup): GroupStatus['state'] {
   return group.checkpoints().at(-1)?.complete === false ? 'resyncing' : 'protecting';
 }
 
+/** The time to decide is over, by the group's settings. */
+function uncommitted({ name, context }: TargetGroup): GroupStatus['alerts'] {
+  const { state, epochs } = context.manifest.state;
+  const { recovery } = context.settings;
+  const sinceMs = epochs.at(-1)?.wallMs;
+  if (state !== 'failed-over' || recovery === null || sinceMs === undefined) return [];
+  const dueMs = sinceMs + recovery.uncommittedHours * hourMs;
+  if (context.clock.wallMs() < dueMs) return [];
+  const message = `Group ${name} has been failed over for ${recovery.uncommittedHours} h, neither committed nor rolled back.`;
+  const hint = `Decide: \`tidemark commit ${name}\` or \`tidemark rollback ${name}\`.`;
+  return [{ code: 'failover-uncommitted', message, hint, sinceMs: dueMs }];
+}
+
 function alertsOf(group: TargetGroup): GroupStatus['alerts'] {
   const alert = (code: ErrorCode, message: string): GroupStatus['alerts'][number] => ({
     code,
@@ -105,6 +120,7 @@ function alertsOf(group: TargetGroup): GroupStatus['alerts'] {
         alert('disk-missing', `The source does not send disk ${name}; no checkpoint is complete without it.`),
       );
   if (group.upkeep.mustPause) alerts.push(alert('journal-full', 'The journal is at its limit; ingest is paused.'));
+  alerts.push(...uncommitted(group));
   for (const { view, record } of group.views.list()) {
     if (view.failed) alerts.push(alert('storage-io', `Scratch of view ${record.id} could not be made durable.`));
     if (view.scratchUsedBytes > 0.9 * view.scratchLimitBytes) {
