@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/node_modules/.bin:$(PATH)
 SEEDS ?= 1000
 run := node --run
 
-.PHONY: help setup demo test sim bench agent lint format clean
+.PHONY: help setup demo test sim bench agent provider lint format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -31,6 +31,9 @@ bench: agent ## speed and memory beside nbdkit and qemu-nbd
 
 agent: setup ## dist/tidemark: one self-contained executable
 	@$(run) agent
+
+provider: setup ## dist/provider: the Pulumi provider, for Pulumi.yaml's plugins.providers
+	@node scripts/build-provider.ts
 
 lint: setup ## eslint, prettier, import cycles, types
 	@$(run) lint

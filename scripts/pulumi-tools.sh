@@ -2,7 +2,7 @@
 # Provides the Pulumi CLI and its language hosts for Node.js and YAML, and prints the directory to put before PATH.
 # A tool that PATH has already is taken from there. Others are built from their Go modules (scripts/pulumi-tools/*/go.mod,
 # pinned by go.sum) into the cache outside the checkout: minutes the first time, nothing afterwards.
-# Ends with 3 when something has to be built and there is no Go.
+# Ends with 3 when something has to be built and there is no Go. `--check`: says only whether it could.
 set -euo pipefail
 cd "$(dirname "$0")/pulumi-tools"
 
@@ -38,8 +38,10 @@ for tool in "${tools[@]}"; do
     say "$name is neither on PATH nor in the cache, and there is no Go to build it"
     exit 3
   fi
+  [ "${1:-}" = --check ] && continue
   flock 9 # whoever waited finds it built
   [ -x "$bin/$name" ] || build "$name" "$folder" "$package" "$module"
 done
+[ "${1:-}" = --check ] && exit
 touch -c "$bin"
 printf '%s\n' "$bin"

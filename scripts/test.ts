@@ -29,6 +29,7 @@ const steps: Step[] = [
   { name: 'lint', command: ['node', '--run', 'lint'] },
   { name: 'types', command: ['node', '--run', 'typecheck'] },
   { name: 'agent', command: ['node', '--run', 'agent'] },
+  { name: 'provider', command: ['node', 'scripts/build-provider.ts'] },
   {
     name: 'jest',
     command: ['node', '--run', 'jest', '--', '--json', `--outputFile=${jestResult}`],

@@ -35,9 +35,16 @@ server.bindAsync('127.0.0.1:0', grpc.ServerCredentials.createInsecure(), (error,
   // The one line that the engine waits for.
   process.stdout.write(`${port}\n`);
 });
-for (const signal of ['SIGTERM', 'SIGINT'] as const)
-  process.once(signal, () => {
-    provider.close();
-    server.forceShutdown();
-    process.exit(0);
-  });
+// An engine that was killed ends nobody: what waits here would wait for ever.
+const parent = process.ppid;
+setInterval(() => {
+  if (process.ppid !== parent) end();
+}, 1000).unref();
+
+for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, end);
+
+function end(): void {
+  provider.close();
+  server.forceShutdown();
+  process.exit(0);
+}

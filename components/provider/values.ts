@@ -75,9 +75,10 @@ export function unknownPaths(value: unknown, path: Path = []): Path[] {
   );
 }
 
-/** The texts at the secret paths, which no message may show. */
+/** The texts at the secret paths, which no message may show; also what `label:` and the like stand before. */
 export function secretTexts({ values, secrets }: Decoded): string[] {
-  return [...secrets].flatMap((path) => texts(at(values, JSON.parse(path) as Path)));
+  const whole = [...secrets].flatMap((path) => texts(at(values, JSON.parse(path) as Path)));
+  return whole.flatMap((text) => [text, ...(/^[a-z]+:(.+)$/s.exec(text)?.slice(1) ?? [])]);
 }
 
 /** Shorter secrets taint only what equals them. */

@@ -4,64 +4,69 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parse } from 'yaml';
 import { repositoryRoot } from '../support/paths.js';
-import { pulumiTools, toolsTimeoutMs, type CommandResult } from '../support/pulumi-project.js';
+import { pulumiTools, toolsTimeoutMs, describePulumi, type CommandResult } from '../support/pulumi-project.js';
 import { waitFor } from '../support/wait.js';
 import { openProject, startDisksRig, type DisksRig } from './disks-rig.js';
 
 let rig: DisksRig;
-beforeAll(() => void pulumiTools(), toolsTimeoutMs);
-beforeAll(async () => (rig = await startDisksRig()), 120_000);
-afterAll(async () => rig?.[Symbol.asyncDispose]());
+describePulumi('examples', () => {
+  beforeAll(() => void pulumiTools(), toolsTimeoutMs);
+  beforeAll(async () => (rig = await startDisksRig()), 120_000);
+  afterAll(async () => rig?.[Symbol.asyncDispose]());
 
-function projectFile(...names: string[]): Record<string, unknown> {
-  return parse(readFileSync(join(repositoryRoot(), ...names, 'Pulumi.yaml'), 'utf8')) as Record<string, unknown>;
-}
+  function projectFile(...names: string[]): Record<string, unknown> {
+    return parse(readFileSync(join(repositoryRoot(), ...names, 'Pulumi.yaml'), 'utf8')) as Record<string, unknown>;
+  }
 
-async function ok(result: Promise<CommandResult>): Promise<string> {
-  const { code, output } = await result;
-  if (code !== 0) throw new Error(`ended with ${code}:\n${output}`);
-  return output;
-}
+  async function ok(result: Promise<CommandResult>): Promise<string> {
+    const { code, output } = await result;
+    if (code !== 0) throw new Error(`ended with ${code}:\n${output}`);
+    return output;
+  }
 
-test('quickstart: the root project protects, previews the loss, fails over, rolls back, ends', async () => {
-  const { name: _name, plugins: _plugins, main, ...program } = projectFile();
-  const project = await openProject(rig.lab, 'quickstart', { ...program, main: join(repositoryRoot(), String(main)) });
-  const settings = {
-    sourceAgent: 'source',
-    targetAgent: 'target',
-    targetApi: `https://${rig.target.addresses.api}`,
-    diskSize: '8MiB',
-  };
-  for (const [name, value] of Object.entries(settings)) await project.config(`quickstart:${name}`, value);
-  await ok(project.up());
-  await rig.source.start();
-  await rig.waitProtecting();
-  expect(await project.outputs()).toMatchObject({ activeSite: 'amsterdam', state: 'protecting' });
-  await ok(project.preview('--expect-no-changes'));
+  test('quickstart: the root project protects, previews the loss, fails over, rolls back, ends', async () => {
+    const { name: _name, plugins: _plugins, main, ...program } = projectFile();
+    const project = await openProject(rig.lab, 'quickstart', {
+      ...program,
+      main: join(repositoryRoot(), String(main)),
+    });
+    const settings = {
+      sourceAgent: 'source',
+      targetAgent: 'target',
+      targetApi: `https://${rig.target.addresses.api}`,
+      diskSize: '8MiB',
+    };
+    for (const [name, value] of Object.entries(settings)) await project.config(`quickstart:${name}`, value);
+    await ok(project.up());
+    await rig.source.start();
+    await rig.waitProtecting();
+    expect(await project.outputs()).toMatchObject({ activeSite: 'amsterdam', state: 'protecting' });
+    await ok(project.preview('--expect-no-changes'));
 
-  const ask = async (request: string, action: string): Promise<void> => {
-    await project.config('quickstart:recovery.request', request, '--path');
-    await project.config('quickstart:recovery.action', action, '--path');
-    await project.config('quickstart:recovery.sourceMayBeAlive', 'true', '--path');
-  };
-  await ask('ticket-7', 'failover');
-  expect(await ok(project.preview())).toContain('data lost: the last');
-  await ok(project.up());
-  expect(await project.outputs()).toMatchObject({ activeSite: 'site-target', state: 'failed-over' });
-  await ask('ticket-8', 'rollback');
-  await ok(project.up());
-  expect(await project.outputs()).toMatchObject({ activeSite: 'amsterdam', state: 'protecting' });
-  await ok(project.destroy());
-  expect(await rig.target.client.groups()).toEqual([]);
-}, 240_000);
+    const ask = async (request: string, action: string): Promise<void> => {
+      await project.config('quickstart:recovery.request', request, '--path');
+      await project.config('quickstart:recovery.action', action, '--path');
+      await project.config('quickstart:recovery.sourceMayBeAlive', 'true', '--path');
+    };
+    await ask('ticket-7', 'failover');
+    expect(await ok(project.preview())).toContain('data lost: the last');
+    await ok(project.up());
+    expect(await project.outputs()).toMatchObject({ activeSite: 'site-target', state: 'failed-over' });
+    await ask('ticket-8', 'rollback');
+    await ok(project.up());
+    expect(await project.outputs()).toMatchObject({ activeSite: 'amsterdam', state: 'protecting' });
+    await ok(project.destroy());
+    expect(await rig.target.client.groups()).toEqual([]);
+  }, 240_000);
 
-test('yaml: the same group without TypeScript', async () => {
-  const { name: _name, plugins: _plugins, ...program } = projectFile('examples', 'yaml');
-  const project = await openProject(rig.lab, 'yaml', program);
-  const settings = { sourceAgent: 'source', targetApi: `https://${rig.target.addresses.api}`, diskSize: '8MiB' };
-  for (const [name, value] of Object.entries(settings)) await project.config(name, value);
-  await ok(project.up());
-  await waitFor('the group', async () => (await rig.target.client.groups()).length === 1);
-  expect(await project.outputs()).toMatchObject({ activeSite: 'amsterdam', state: 'protecting' });
-  await ok(project.destroy());
-}, 120_000);
+  test('yaml: the same group without TypeScript', async () => {
+    const { name: _name, plugins: _plugins, ...program } = projectFile('examples', 'yaml');
+    const project = await openProject(rig.lab, 'yaml', program);
+    const settings = { sourceAgent: 'source', targetApi: `https://${rig.target.addresses.api}`, diskSize: '8MiB' };
+    for (const [name, value] of Object.entries(settings)) await project.config(name, value);
+    await ok(project.up());
+    await waitFor('the group', async () => (await rig.target.client.groups()).length === 1);
+    expect(await project.outputs()).toMatchObject({ activeSite: 'amsterdam', state: 'protecting' });
+    await ok(project.destroy());
+  }, 120_000);
+});

@@ -1,124 +1,132 @@
 /** VMs without an operating system on a real libvirt, driven by configuration: drill, failover with addresses, rollback. */
 import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { startRecoveryRig, type RecoveryRig } from '../hypervisor/recovery-rig.js';
-import { pulumiTools, toolsTimeoutMs, type CommandResult, type PulumiProject } from '../support/pulumi-project.js';
+import {
+  pulumiTools,
+  toolsTimeoutMs,
+  describePulumi,
+  type CommandResult,
+  type PulumiProject,
+} from '../support/pulumi-project.js';
 import { openProject } from './disks-rig.js';
 
 let rig: RecoveryRig;
 let project: PulumiProject;
-beforeAll(() => void pulumiTools(), toolsTimeoutMs);
-beforeAll(async () => {
-  rig = await startRecoveryRig();
-  project = await openProject(rig.lab, 'program', { runtime: 'yaml' });
-}, 180_000);
-afterAll(async () => rig?.[Symbol.asyncDispose]());
+describePulumi('VMs by configuration', () => {
+  beforeAll(() => void pulumiTools(), toolsTimeoutMs);
+  beforeAll(async () => {
+    rig = await startRecoveryRig();
+    project = await openProject(rig.lab, 'program', { runtime: 'yaml' });
+  }, 180_000);
+  afterAll(async () => rig?.[Symbol.asyncDispose]());
 
-const recovered = (live: unknown): object => ({
-  hypervisor: 'local',
-  vms: [
-    {
-      vm: 'count',
-      networks: [{ from: 'production', live: 'production' }],
-      addresses: live === undefined ? [] : [{ nic: 0, live }],
-    },
-  ],
-});
-
-function declare(
-  more: Record<string, unknown> = {},
-  resources: Record<string, unknown> = {},
-  recovery = recovered(undefined),
-): void {
-  const target = { api: `https://${rig.target.addresses.api}` };
-  const disks = ['count-vda', 'count-vdb'].map((name, index) => ({
-    name,
-    sizeBytes: (16 + 16 * index) << 20,
-    stream: 'source',
-  }));
-  const policy = { streams: ['source'], disks, checkpointIntervalSeconds: 1, recovery };
-  const properties = {
-    name: 'shop',
-    target,
-    policy,
-    sourceSite: 'berlin',
-    sourceAddresses: { count: ['192.0.2.10'] },
-    ...more,
-  };
-  project.program({
-    runtime: 'yaml',
-    resources: { shop: { type: 'tidemark:ProtectionGroup', properties }, ...resources },
-    outputs: { site: '${shop.activeSite}', ip: '${shop.addresses["count"][0]}' },
+  const recovered = (live: unknown): object => ({
+    hypervisor: 'local',
+    vms: [
+      {
+        vm: 'count',
+        networks: [{ from: 'production', live: 'production' }],
+        addresses: live === undefined ? [] : [{ nic: 0, live }],
+      },
+    ],
   });
-}
 
-async function ok(result: Promise<CommandResult>): Promise<string> {
-  const { code, output } = await result;
-  if (code !== 0) throw new Error(`ended with ${code}:\n${output}`);
-  return output;
-}
+  function declare(
+    more: Record<string, unknown> = {},
+    resources: Record<string, unknown> = {},
+    recovery = recovered(undefined),
+  ): void {
+    const target = { api: `https://${rig.target.addresses.api}` };
+    const disks = ['count-vda', 'count-vdb'].map((name, index) => ({
+      name,
+      sizeBytes: (16 + 16 * index) << 20,
+      stream: 'source',
+    }));
+    const policy = { streams: ['source'], disks, checkpointIntervalSeconds: 1, recovery };
+    const properties = {
+      name: 'shop',
+      target,
+      policy,
+      sourceSite: 'berlin',
+      sourceAddresses: { count: ['192.0.2.10'] },
+      ...more,
+    };
+    project.program({
+      runtime: 'yaml',
+      resources: { shop: { type: 'tidemark:ProtectionGroup', properties }, ...resources },
+      outputs: { site: '${shop.activeSite}', ip: '${shop.addresses["count"][0]}' },
+    });
+  }
 
-const drill = (request: string, more: object = {}): Record<string, unknown> => ({
-  drill: {
-    type: 'tidemark:RecoveryDrill',
-    properties: { target: { api: `https://${rig.target.addresses.api}` }, group: 'shop', request, ...more },
-  },
+  async function ok(result: Promise<CommandResult>): Promise<string> {
+    const { code, output } = await result;
+    if (code !== 0) throw new Error(`ended with ${code}:\n${output}`);
+    return output;
+  }
+
+  const drill = (request: string, more: object = {}): Record<string, unknown> => ({
+    drill: {
+      type: 'tidemark:RecoveryDrill',
+      properties: { target: { api: `https://${rig.target.addresses.api}` }, group: 'shop', request, ...more },
+    },
+  });
+
+  test('an existing group is taken over by import, with its policy', async () => {
+    const id = `https://${rig.target.addresses.api}/shop`;
+    await ok(
+      project.try(
+        'import',
+        '--yes',
+        '--protect=false',
+        '--generate-code=false',
+        'tidemark:index:ProtectionGroup',
+        'shop',
+        id,
+      ),
+    );
+    declare();
+    expect(await ok(project.up())).not.toContain('replace');
+    expect((await rig.target.client.group('shop')).owner).toMatch(/::shop#/);
+    expect(await project.outputs()).toEqual({ site: 'berlin', ip: '192.0.2.10' });
+  }, 120_000);
+
+  test('a drill is a resource: it runs once, passes, and leaves nothing behind', async () => {
+    declare({}, drill('monday'));
+    expect(await ok(project.preview())).toContain('wave 1: count');
+    await ok(project.up());
+    const found = (await project.resources()).find(({ type }) => type === 'tidemark:index:RecoveryDrill');
+    expect(found?.outputs).toMatchObject({ result: 'passed', evidence: 'shop:monday' });
+    expect(await rig.libvirt.list('--all')).toEqual([]);
+    await ok(project.up('--expect-no-changes'));
+    const { operations } = await rig.target.client.operations({ kind: 'drill' });
+    expect(operations.map(({ id }) => id)).toEqual(['shop:monday']);
+  }, 120_000);
+
+  test('a failover boots the VM, and the addresses of the stack follow; rolled back, they return', async () => {
+    const live = { addresses: ['198.51.100.7/24'] };
+    declare({}, drill('monday'), recovered(live));
+    await ok(project.up());
+    declare(
+      { recovery: { request: 'fire', action: 'failover', sourceMayBeAlive: true } },
+      drill('monday'),
+      recovered(live),
+    );
+    const preview = await ok(project.preview());
+    expect(preview).toContain('wave 1: count (loses');
+    expect(preview).toContain('nic 0: 198.51.100.7/24');
+    expect(preview).toMatch(/ready after about \d/);
+    expect(preview).toMatch(/ip\s*: "192.0.2.10" => "198.51.100.7"/);
+    // No guest agent could set that address here: the VM keeps its own.
+    declare({}, drill('monday'));
+    await ok(project.up());
+    declare({ recovery: { request: 'fire', action: 'failover', sourceMayBeAlive: true } }, drill('monday'));
+    await ok(project.up());
+    expect(await project.outputs()).toEqual({ site: 'site-target', ip: '192.0.2.10' });
+    expect(await rig.libvirt.list()).toEqual(['count']);
+    await ok(project.refresh('--expect-no-changes'));
+    declare({ recovery: { request: 'calm', action: 'rollback' } }, drill('monday'));
+    await ok(project.up());
+    expect(await project.outputs()).toMatchObject({ site: 'berlin' });
+    expect(await rig.libvirt.list('--all')).toEqual([]);
+  }, 120_000);
 });
-
-test('an existing group is taken over by import, with its policy', async () => {
-  const id = `https://${rig.target.addresses.api}/shop`;
-  await ok(
-    project.try(
-      'import',
-      '--yes',
-      '--protect=false',
-      '--generate-code=false',
-      'tidemark:index:ProtectionGroup',
-      'shop',
-      id,
-    ),
-  );
-  declare();
-  expect(await ok(project.up())).not.toContain('replace');
-  expect((await rig.target.client.group('shop')).owner).toMatch(/::shop#/);
-  expect(await project.outputs()).toEqual({ site: 'berlin', ip: '192.0.2.10' });
-}, 120_000);
-
-test('a drill is a resource: it runs once, passes, and leaves nothing behind', async () => {
-  declare({}, drill('monday'));
-  expect(await ok(project.preview())).toContain('wave 1: count');
-  await ok(project.up());
-  const found = (await project.resources()).find(({ type }) => type === 'tidemark:index:RecoveryDrill');
-  expect(found?.outputs).toMatchObject({ result: 'passed', evidence: 'shop:monday' });
-  expect(await rig.libvirt.list('--all')).toEqual([]);
-  await ok(project.up('--expect-no-changes'));
-  const { operations } = await rig.target.client.operations({ kind: 'drill' });
-  expect(operations.map(({ id }) => id)).toEqual(['shop:monday']);
-}, 120_000);
-
-test('a failover boots the VM, and the addresses of the stack follow; rolled back, they return', async () => {
-  const live = { addresses: ['198.51.100.7/24'] };
-  declare({}, drill('monday'), recovered(live));
-  await ok(project.up());
-  declare(
-    { recovery: { request: 'fire', action: 'failover', sourceMayBeAlive: true } },
-    drill('monday'),
-    recovered(live),
-  );
-  const preview = await ok(project.preview());
-  expect(preview).toContain('wave 1: count (loses');
-  expect(preview).toContain('nic 0: 198.51.100.7/24');
-  expect(preview).toMatch(/ready after about \d/);
-  expect(preview).toMatch(/ip\s*: "192.0.2.10" => "198.51.100.7"/);
-  // No guest agent could set that address here: the VM keeps its own.
-  declare({}, drill('monday'));
-  await ok(project.up());
-  declare({ recovery: { request: 'fire', action: 'failover', sourceMayBeAlive: true } }, drill('monday'));
-  await ok(project.up());
-  expect(await project.outputs()).toEqual({ site: 'site-target', ip: '192.0.2.10' });
-  expect(await rig.libvirt.list()).toEqual(['count']);
-  await ok(project.refresh('--expect-no-changes'));
-  declare({ recovery: { request: 'calm', action: 'rollback' } }, drill('monday'));
-  await ok(project.up());
-  expect(await project.outputs()).toMatchObject({ site: 'berlin' });
-  expect(await rig.libvirt.list('--all')).toEqual([]);
-}, 120_000);

@@ -1,5 +1,6 @@
 /** A Pulumi project in a directory of its own with a file backend, driven by the real CLI. */
-import { spawn, execFileSync } from 'node:child_process';
+import { describe } from '@jest/globals';
+import { spawn, spawnSync, execFileSync } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { repositoryRoot } from './paths.js';
@@ -9,16 +10,37 @@ export const toolsTimeoutMs = 40 * 60_000;
 const defaultTimeoutMs = 180_000;
 let tools: { readonly directory: string } | undefined;
 
+/** Why the Pulumi CLI cannot be had here; undefined: it can. */
+export function whyNoPulumi(): string | undefined {
+  const { status, stderr } = spawnSync(toolsScript(), ['--check'], { encoding: 'utf8' });
+  return status === 0 ? undefined : stderr.trim();
+}
+
+/** Tests that need the CLI; where it cannot be had they are skipped, and their title says why. */
+export function describePulumi(title: string, tests: () => void): void {
+  const reason = whyNoPulumi();
+  if (reason === undefined) describe(title, tests);
+  else describe.skip(`${title} (skipped: ${reason})`, tests);
+}
+
+function toolsScript(): string {
+  return join(repositoryRoot(), 'scripts', 'pulumi-tools.sh');
+}
+
 /** Makes CLI, language hosts and provider ready; once for each process. */
 export function pulumiTools(): string {
-  const root = repositoryRoot();
   if (tools === undefined) {
-    const script = join(root, 'scripts', 'pulumi-tools.sh');
-    const directory = execFileSync(script, { encoding: 'utf8', timeout: toolsTimeoutMs }).trim();
-    execFileSync(process.execPath, [join(root, 'scripts', 'build-provider.ts')], { timeout: defaultTimeoutMs });
+    const directory = execFileSync(toolsScript(), { encoding: 'utf8', timeout: toolsTimeoutMs }).trim();
+    buildProvider();
     tools = { directory };
   }
   return tools.directory;
+}
+
+export function buildProvider(): void {
+  execFileSync(process.execPath, [join(repositoryRoot(), 'scripts', 'build-provider.ts')], {
+    timeout: defaultTimeoutMs,
+  });
 }
 
 export function providerDirectory(): string {
