@@ -1,6 +1,7 @@
 /** What operators do meanwhile: views, pins, tags, failovers, rollbacks, a commit at the end, a cloned source. */
 import { isTidemarkError } from '../../agent/src/core/errors.js';
 import { NbdError } from '../../agent/src/nbd/backend.js';
+import { digestChunkBytes } from '../../agent/src/stream/messages.js';
 import { disksAt } from '../../agent/src/target/disk-set.js';
 import type { TargetGroup } from '../../agent/src/target/group.js';
 import type { OpenView } from '../../agent/src/target/views.js';
@@ -71,12 +72,13 @@ export class Actions {
     }
   }
 
-  /** A failover and a commit, or bits that turn at rest. */
+  /** A failover and a commit, or bits that turn at rest: repaired while the sources live, refused without them. */
   async final(): Promise<void> {
     const { world, targets } = this.cluster;
     const target = targets[0] as TargetHost;
     if (world.random.chance(0.25)) await world.drive(this.commit(target), 180_000);
     else if (world.random.chance(0.3)) await this.flipBits(target);
+    else if (world.random.chance(0.5)) await this.repairBits(target);
   }
 
   private next(): void {
@@ -559,6 +561,7 @@ export class Actions {
     const { world, counts } = this.cluster;
     const { host } = target;
     this.cluster.checks.damaged = true;
+    this.cluster.checks.bitsTurned = true;
     await world.run({ untilMs: world.nowMs + 3000 });
     host.kill();
     target.group = undefined;
@@ -584,6 +587,35 @@ export class Actions {
         if (!isTidemarkError(error) || !damage.has(error.code)) throw error;
       }
     }
+  }
+
+  /** Bits turn in the replica while everything lives: the scrub finds them and the source repairs them. */
+  private async repairBits(target: TargetHost): Promise<void> {
+    const { world, counts } = this.cluster;
+    await world.run({ untilMs: world.nowMs + 20_000 });
+    const group = target.group as TargetGroup;
+    const { scrub } = group.upkeep;
+    const chunks = await world.drive(chunksWithoutJournal(group), 60_000);
+    if (chunks.length === 0) return;
+    this.cluster.checks.damaged = this.cluster.checks.bitsTurned = true;
+    const flips = 1 + world.random.int(3);
+    for (let count = 0; count < flips; count++) {
+      const { path, offsetBytes } = world.random.pick(chunks);
+      target.host.disk.flipBit(path, offsetBytes + world.random.int(digestChunkBytes), world.random.int(8));
+    }
+    counts.bitFlips += flips;
+    const { passes } = scrub.counters;
+    await this.reach('two passes of the scrub', () => scrub.counters.passes >= passes + 2, 120_000);
+    await this.reach('the replica is repaired', () => scrub.damagedCount === 0, 300_000);
+    for (const checkpoint of group.checkpoints())
+      await world.drive(this.cluster.checks.verify(target, group, checkpoint), 120_000);
+  }
+
+  private async reach(what: string, condition: () => boolean, timeoutMs: number): Promise<void> {
+    const { world } = this.cluster;
+    const end = await world.run({ until: condition, untilMs: world.nowMs + timeoutMs });
+    this.cluster.raise();
+    if (end !== 'until') throw new Error(`never within ${timeoutMs} ms: ${what}`);
   }
 
   private later(leastMs: number, spreadMs: number, run: () => void): void {
@@ -613,6 +645,25 @@ const damage: ReadonlySet<string> = new Set([
   'scratch-corrupt',
   'protocol-error',
 ]);
+
+/** Where a chunk of the replica that is not zero is read for the newest checkpoint. */
+async function chunksWithoutJournal({ context }: TargetGroup): Promise<{ path: string; offsetBytes: number }[]> {
+  const found: { path: string; offsetBytes: number }[] = [];
+  const { journal, replicas } = context;
+  const cut = await journal.cut(journal.durable);
+  for (const index of replicas.replica.diskIndexes) {
+    const disk = replicas.replica.disk(index);
+    for (let chunk = 0; chunk < disk.chunkCount; chunk++) {
+      const offsetBytes = chunk * digestChunkBytes;
+      const lengthBytes = Math.min(digestChunkBytes, disk.sizeBytes - offsetBytes);
+      const pieces = await cut.lookup(index, offsetBytes, lengthBytes);
+      const { zero } = await disk.run(offsetBytes, 1);
+      if (!zero && pieces.some(({ source }) => source === 'base')) found.push({ path: disk.path, offsetBytes });
+    }
+  }
+  cut.release();
+  return found;
+}
 
 function heapPayload(bytes: Uint8Array): Payload {
   return { bytes, retain: () => undefined, release: () => undefined };

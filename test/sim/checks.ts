@@ -25,6 +25,7 @@ export class Checks {
   private readonly tagTimes = new Map<string, number>();
   /** Bits were turned: what is read may be refused from now on. */
   damaged = false;
+  bitsTurned = false;
   private readonly folds = new WeakMap<SourceLink, number>();
   /** While a target holds the epoch nothing may land there: what was received when it was fenced. */
   private readonly fenced = new Map<string, Vector>();

@@ -27,6 +27,8 @@ export const counterNames = [
   'poisonings',
   'zombies',
   'bitFlips',
+  'scrubPasses',
+  'chunksRepaired',
   'disksAdded',
   'disksGrown',
   'disksRemoved',
@@ -70,6 +72,8 @@ export interface ClusterView {
 export interface ChecksView {
   /** Bits were turned: what is read may be refused from now on. */
   damaged: boolean;
+  /** They were turned in the replica, from which the scrub must tell them. */
+  bitsTurned: boolean;
   verify(target: TargetHost, group: TargetGroup, checkpoint: Checkpoint): Promise<boolean>;
   tagged(link: SourceLink, id: string, sequence: number): void;
   fence(target: TargetHost): void;

@@ -83,6 +83,7 @@ export class Cluster implements ClusterView {
         segmentBytes: (48 + random.int(200)) * KiB,
         upkeepIntervalMs: 500 + random.int(700),
         scratchLimitBytes: 2048 * KiB,
+        scrubPassDays: 10 / 86_400,
         rollbackKeepHours: 8 / 3600,
         manifestBytes: (8 + random.int(60)) * KiB,
       },
@@ -214,7 +215,11 @@ export class Cluster implements ClusterView {
 
   private observe(host: string, code: string, fields: Readonly<Record<string, unknown>>): void {
     const { counts } = this;
-    if (code === 'promoted') counts.promotions++;
+    if (code === 'replica-damaged' && !this.checks.bitsTurned)
+      this.broken ??= `${host}: the scrub calls a whole chunk damaged`;
+    else if (code === 'replica-scrubbed') counts.scrubPasses++;
+    else if (code === 'replica-repaired') counts.chunksRepaired++;
+    else if (code === 'promoted') counts.promotions++;
     else if (code === 'compacted') counts.compactions++;
     else if (code === 'sync-begun') {
       counts.syncs++;

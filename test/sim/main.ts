@@ -38,6 +38,7 @@ const required: readonly CounterName[] = [
   'disksRemoved',
   'oldDiskSets',
   'disksSeeded',
+  'scrubPasses',
 ];
 const batchSeeds = 10;
 

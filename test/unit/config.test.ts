@@ -52,6 +52,7 @@ describe('configuration', () => {
     expect(config.targetGroups[0]!.history).toMatchObject({
       windowSeconds: 30 * 86_400,
       failoverReserve: 0.1,
+      scrubPassDays: 7,
       rollbackKeepHours: 168,
     });
     expect(roleOf(config, 'alice')).toBe('operator');

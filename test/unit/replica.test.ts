@@ -227,9 +227,9 @@ describe.each([false, true])('replica, encrypted %s', (encrypted) => {
         host.disk.flipBit('g/replica/0.raw', 70_000, 3);
         await expect(disk.read(Buffer.alloc(10), 70_100)).rejects.toMatchObject({ code: 'replica-mismatch' });
         host.disk.flipBit('g/replica/0.raw', 140_000, 1);
-        const scrub = new Scrubber(replica, process.clock, 1e9);
-        const step = await scrub.step();
-        expect(step.findings).toContainEqual({ disk: 0, chunk: 2 });
+        const scrub = new Scrubber(replica, process.clock);
+        const step = await scrub.step(1e9, 1e9);
+        expect(step.findings).toContainEqual({ disk: 0, chunk: 2, unreadable: false });
         const cut = new CutModel();
         cut.write(0, sizeBytes - (sizeBytes % 512), 66_048, process.random.bytes(512));
         expect((await replica.promote(cut.cut())).damaged).toEqual([{ disk: 0, chunk: 1 }]);

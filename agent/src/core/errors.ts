@@ -46,7 +46,10 @@ export const errorTable = {
   // journal, replica, views
   'journal-corrupt': { retry: false, hint: 'A durable record is damaged; run `tidemark verify`, then a delta sync.' },
   'journal-full': { retry: true, hint: 'Raise journal.hardLimitBytes, or free pins and views.' },
-  'replica-mismatch': { retry: false, hint: 'Replica bytes do not match their digest; a delta sync repairs them.' },
+  'replica-mismatch': {
+    retry: false,
+    hint: 'Replica bytes do not match their digest; a connected source sends them again. Look at the disk of the target.',
+  },
   'checkpoint-unknown': { retry: false, hint: 'List the checkpoints with `tidemark checkpoints`.' },
   'checkpoint-incomplete': { retry: false, hint: 'This checkpoint misses a disk; choose one marked complete.' },
   'checkpoint-expired': { retry: false, hint: 'Retention removed it meanwhile; choose a newer checkpoint.' },

@@ -27,6 +27,7 @@ export const plantedBugs = [
   'checkpoint-while-growing',
   'growth-not-synced',
   'disk-change-after-journal',
+  'damage-not-repaired',
 ] as const;
 export type PlantedBug = (typeof plantedBugs)[number];
 

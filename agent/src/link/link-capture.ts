@@ -22,11 +22,12 @@ import { recordPayloadBytesMax } from '../block/block.js';
 import { invariant } from '../core/invariant.js';
 import { isPlanted } from '../core/planted.js';
 import type { Payload } from '../nbd/payload.js';
-import type { DigestsMessage } from '../stream/digests.js';
+import type { DigestsMessage, NeedMessage } from '../stream/digests.js';
 import type { Welcome } from '../stream/messages.js';
 import type { ByteRange } from './coverage.js';
 import type { LinkBounds } from './environment.js';
 import type { RecordQueue } from './record-queue.js';
+import { dirtyChunkBytes } from './dirty-map.js';
 import type { SyncDisk } from './sync-disk.js';
 import type { SyncHost, SyncRunner } from './sync-runner.js';
 
@@ -179,6 +180,26 @@ export class LinkCapture implements SyncHost {
     state.dirty.mark(offsetBytes, lengthBytes);
     if (this.mode !== 'queue') return;
     this.runner.open(disk, 'bitmap');
+    this.runner.pump();
+    this.options.onChange();
+  }
+
+  /** The target's copy of these chunks is damaged: they are read and sent again. Not without something to read. */
+  repair({ disk, firstChunk, count, bits }: NeedMessage): void {
+    const index = this.options.disks.findIndex((each) => each.target === disk && !each.removed);
+    const state = this.options.disks[index];
+    if (this.mode === 'off' || state === undefined) return;
+    if (state.reader === undefined) {
+      this.options.emit('sync-unavailable', { disk: state.name });
+      return;
+    }
+    for (let chunk = firstChunk; chunk < Math.min(firstChunk + count, state.dirty.chunkCount); chunk++) {
+      const at = chunk - firstChunk;
+      if (((bits[at >> 3] as number) & (1 << (at & 7))) !== 0) state.dirty.mark(chunk * dirtyChunkBytes, 1);
+    }
+    if (state.dirty.isEmpty || this.mode !== 'queue') return;
+    this.options.emit('replica-repair', { disk: state.name, firstChunk, count });
+    this.runner.open(index, 'bitmap');
     this.runner.pump();
     this.options.onChange();
   }

@@ -357,6 +357,7 @@ export class SourceLink {
       {
         ack: (ack) => this.onAck(ack),
         need: (message) => this.taking.runner.need(message),
+        repair: (message) => this.taking.repair(message),
         hold: (hold) => {
           const given = this.group.hold(this, hold);
           if (given !== undefined) session.sendHeld(hold.barrier, given.sequence, given.sourceTimeMs);

@@ -32,6 +32,7 @@ export type Hold = z.infer<typeof holdSchema>;
 export interface SessionEvents {
   ack(ack: Ack): void;
   need(message: NeedMessage): void;
+  repair(message: NeedMessage): void;
   hold(hold: Hold): void;
   release(barrier: string): void;
   definitionState(state: DefinitionState): void;
@@ -53,6 +54,7 @@ const afterWelcome: ReadonlySet<FrameType> = new Set([
   FrameType.hold,
   FrameType.release,
   FrameType.need,
+  FrameType.repair,
   FrameType.definitionState,
   FrameType.epoch,
   FrameType.refuse,
@@ -202,6 +204,9 @@ export class Session {
         return;
       case FrameType.need:
         this.events.need(decodeNeed(frame.payload));
+        return;
+      case FrameType.repair:
+        this.events.repair(decodeNeed(frame.payload));
         return;
       case FrameType.definitionState:
         this.events.definitionState(parseFrame(definitionStateSchema, frame));

@@ -18,6 +18,8 @@ export interface ReplicaDiskOptions {
   readonly digests: DigestFile;
   readonly clock: Clock;
   readonly verifyIntervalMs: number;
+  /** A read found the chunk damaged; it is refused from now on. */
+  readonly onDamaged: (chunk: number) => void;
 }
 
 /** 64 KiB buffers that checks borrow; more in use are allocated and dropped. */
@@ -34,6 +36,7 @@ export class ReplicaDisk {
   readonly #digests: DigestFile;
   readonly #clock: Clock;
   readonly #verifyIntervalMs: number;
+  readonly #onDamaged: (chunk: number) => void;
   readonly #writer = new Mutex();
   #base = new ChunkWindow();
   /** A window of base data was lost since the last `flushBase`, which must therefore refuse. */
@@ -48,6 +51,7 @@ export class ReplicaDisk {
     this.#digests = options.digests;
     this.#clock = options.clock;
     this.#verifyIntervalMs = options.verifyIntervalMs;
+    this.#onDamaged = options.onDamaged;
   }
 
   get chunkCount(): number {
@@ -204,6 +208,7 @@ export class ReplicaDisk {
       if (!stillSame(again, at, expected)) continue;
       if (suspect) {
         this.#refuse(again, at);
+        this.#onDamaged(chunk);
         throw mismatch(this.path, this.index, chunk);
       }
       suspect = true;

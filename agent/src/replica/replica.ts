@@ -41,6 +41,8 @@ export class Replica {
   readonly #cache: PageCache;
   readonly #disks = new Map<number, OpenDisk>();
   readonly #changes = new Mutex();
+  /** A chunk was found damaged by a read or a promotion, and is refused from now on. */
+  onDamaged: (disk: number, chunk: number) => void = () => undefined;
 
   private constructor(options: ReplicaOptions) {
     this.#options = options;
@@ -169,6 +171,7 @@ export class Replica {
     const result: PromoteResult = { pieceCount: 0, dataBytes: 0, writtenBytes: 0, damaged: [] };
     for (const index of this.diskIndexes) await promoteDisk(this.disk(index), cut, result, options);
     for (const index of this.diskIndexes) await this.disk(index).settle();
+    for (const { disk, chunk } of result.damaged) this.onDamaged(disk, chunk);
     return result;
   }
 
@@ -206,6 +209,7 @@ export class Replica {
           digests: new DigestFile(digestsFile, this.#cache, index),
           clock,
           verifyIntervalMs: verifyIntervalMs ?? 600_000,
+          onDamaged: (chunk) => this.onDamaged(index, chunk),
         },
         header.sizeBytes,
       );

@@ -69,7 +69,7 @@ function perTarget(
   read: (group: ReturnType<TargetSide['list']>[number]) => number,
 ): DataPathMetric {
   return {
-    name: `tidemark_journal_${name}`,
+    name: `tidemark_${name}`,
     help,
     labels: ['group'],
     read: ({ targets }) => targets.list().map((group) => [{ group: group.name }, read(group)]),
@@ -155,19 +155,44 @@ export const dataPathMetrics: readonly DataPathMetric[] = [
     labels: [],
     read: ({ permits }) => [[{}, permits.recentCount]],
   },
-  perTarget('promotions_total', 'Promotions of the replica', (group) => group.upkeep.counters.promotions),
+  perTarget('journal_promotions_total', 'Promotions of the replica', (group) => group.upkeep.counters.promotions),
   perTarget(
-    'promoted_bytes_total',
+    'journal_promoted_bytes_total',
     'Journal bytes given up by promotion',
     (group) => group.upkeep.counters.promotedBytes,
   ),
-  perTarget('compactions_total', 'Compactions', (group) => group.upkeep.counters.compactions),
+  perTarget('journal_compactions_total', 'Compactions', (group) => group.upkeep.counters.compactions),
   perTarget(
-    'compacted_bytes_total',
+    'journal_compacted_bytes_total',
     'Journal bytes saved by compaction',
     (group) => group.upkeep.counters.compactedBytes,
   ),
-  perTarget('thinned_total', 'Checkpoints given up by thinning', (group) => group.upkeep.counters.checkpointsThinned),
+  perTarget(
+    'journal_thinned_total',
+    'Checkpoints given up by thinning',
+    (group) => group.upkeep.counters.checkpointsThinned,
+  ),
+  perTarget(
+    'replica_scrubbed_bytes_total',
+    'Bytes of the replica checked against their digests by the scrub',
+    (group) => group.upkeep.scrub.counters.checkedBytes,
+  ),
+  perTarget('replica_scrub_passes_total', 'Passes of the scrub', (group) => group.upkeep.scrub.counters.passes),
+  perTarget(
+    'replica_scrub_pass_share',
+    'Part of the present pass that is done',
+    (group) => group.upkeep.scrub.passShare,
+  ),
+  perTarget(
+    'replica_damaged_chunks',
+    'Chunks of 64 KiB that are damaged now and are not served',
+    (group) => group.upkeep.scrub.damagedCount,
+  ),
+  perTarget(
+    'replica_repaired_chunks_total',
+    'Damaged chunks that are whole again',
+    (group) => group.upkeep.scrub.counters.repaired,
+  ),
   {
     name: 'tidemark_journal_received_bytes',
     help: 'Bytes received on the present connection of a stream',

@@ -12,6 +12,8 @@ const errors = new Set([
   'durable-regression',
   'journal-full',
   'capture-detached',
+  'replica-damaged',
+  'replica-unreadable',
 ]);
 const warnings = new Set([
   'journal-poisoned',

@@ -121,6 +121,9 @@ function alertsOf(group: TargetGroup): GroupStatus['alerts'] {
       );
   if (group.upkeep.mustPause) alerts.push(alert('journal-full', 'The journal is at its limit; ingest is paused.'));
   alerts.push(...uncommitted(group));
+  const { damagedCount } = group.upkeep.scrub;
+  if (damagedCount > 0)
+    alerts.push(alert('replica-mismatch', `${damagedCount} chunks of the replica are damaged and are not served.`));
   for (const { view, record } of group.views.list()) {
     if (view.failed) alerts.push(alert('storage-io', `Scratch of view ${record.id} could not be made durable.`));
     if (view.scratchUsedBytes > 0.9 * view.scratchLimitBytes) {

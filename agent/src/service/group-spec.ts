@@ -55,6 +55,12 @@ export const historySchema = z
       .default(0.1)
       .describe('Share of the replica kept free for the scratch of a failover, closed to the journal'),
     scratchLimitBytes: sizeSchema.default(10 * GiB).describe('Default bound of the private writes of a view'),
+    scrubPassDays: z
+      .number()
+      .min(0)
+      .max(365)
+      .default(7)
+      .describe('Days in which every byte of the replica is checked against its digest; 0: never'),
     rollbackKeepHours: z.number().min(0).max(8760).default(168).describe('Hours that the scratch of a rollback stays'),
   })
   .prefault({});

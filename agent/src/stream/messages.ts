@@ -41,6 +41,8 @@ export const FrameType = {
   definition: 16,
   /** What the target has of an offered definition (target to source). */
   definitionState: 17,
+  /** Chunks that are damaged at the target; the source sends them again (target to source). */
+  repair: 18,
 } as const;
 export type FrameType = (typeof FrameType)[keyof typeof FrameType];
 
@@ -171,6 +173,7 @@ export const digestBytes = 16;
  * `digests` payload: u32 request id, u16 disk, u16 count (1…1024), u64 first chunk, count × 16 bytes.
  * `need` payload: u32 request id, u16 disk, u16 count, u64 first chunk, ceil(count / 8) bytes, bit i (LSB first) set:
  * chunk first + i differs.
+ * `repair` payload: as `need`, request id 0, bit set: the replica's chunk is damaged.
  */
 export const digestCountMax = 1024;
 
@@ -213,4 +216,5 @@ export const payloadBytesMax: Record<FrameType, number> = {
   15: 65_536,
   16: definitionHashBytes + definitionBytesMax,
   17: 1024,
+  18: 16 + digestCountMax / 8,
 };

@@ -111,7 +111,14 @@ export class TargetGroup implements SessionGroup {
     this.ingest = new Ingest(manifest, journal, replicas, changeDisk, () => this.balance());
     this.barrier = new BarrierCoordinator(clock);
     this.views = new ViewRegistry(context, viewListener);
-    this.upkeep = new Upkeep(context, () => disks.sweep());
+    this.upkeep = new Upkeep(
+      context,
+      () => disks.sweep(),
+      (chunks) => {
+        const disk = manifest.state.disks.get(chunks.disk);
+        return disk !== undefined && this.sessions.get(disk.stream)?.askRepair(chunks) === true;
+      },
+    );
     this.machines = machines?.(this);
     this.host = {
       views: this.views,

@@ -4,7 +4,8 @@ import type { Clock, Timer } from '../core/clock.js';
 import { isTidemarkError, TidemarkError } from '../core/errors.js';
 import type { Connection } from '../core/transport.js';
 import { decodeDefinition } from '../stream/definitions.js';
-import { encodeJsonFrame, FrameDecoder, parseFrame, type Frame } from '../stream/frame.js';
+import { encodeNeed, type NeedMessage } from '../stream/digests.js';
+import { encodeFrame, encodeJsonFrame, FrameDecoder, parseFrame, type Frame } from '../stream/frame.js';
 import {
   FrameType,
   heldSchema,
@@ -137,6 +138,13 @@ export class TargetSession implements IngestSource, BarrierParticipant {
   fence(epoch: number, branch: string, reason: string): void {
     this.send(FrameType.epoch, { epoch, branch, reason });
     this.close('stale-epoch', reason);
+  }
+
+  /** Asks the source to send chunks again; false: it cannot be asked now. */
+  askRepair(chunks: Omit<NeedMessage, 'requestId'>): boolean {
+    if (this.closed || this.gate === undefined) return false;
+    this.sendPieces(encodeFrame(FrameType.repair, encodeNeed({ requestId: 0, ...chunks })));
+    return true;
   }
 
   hold(request: BarrierRequest): void {

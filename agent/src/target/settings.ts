@@ -34,6 +34,11 @@ export const groupSettingsSchema = z.strictObject({
     .default(1000)
     .describe('Time between rounds of thinning and promotion.'),
   holdMsMax: z.number().positive().max(1000).default(100).describe('Longest hold of acknowledgements in a barrier.'),
+  scrubPassDays: z
+    .number()
+    .nonnegative()
+    .default(7)
+    .describe('Days in which every byte of the replica is checked against its digest; 0: never'),
   rollbackKeepHours: z.number().nonnegative().default(168).describe('Hours for which a rolled back scratch is kept.'),
   scratchLimitBytes: z
     .number()

@@ -1,6 +1,6 @@
 /**
- * The background work of a group: thin, promote, compact, merge indexes, keep the journal under its limit. One round at
- * a time; every round is bounded, so that ingest, views and operations go on beside it.
+ * The background work of a group: thin, promote, compact, merge indexes, keep the journal under its limit, scrub the
+ * replica. One round at a time; every round is bounded, so that ingest, views and operations go on beside it.
  */
 import { isPlanted } from '../core/planted.js';
 import type { Vector } from '../journal/position.js';
@@ -8,6 +8,7 @@ import type { GroupContext } from './context.js';
 import { disksKept } from './disk-set.js';
 import type { Checkpoint } from './manifest-records.js';
 import { checkpointsToKeep } from './retention.js';
+import { ReplicaScrub, type AskRepair } from './scrub.js';
 import { retentionOf } from './settings.js';
 
 const compactionSegmentsMax = 8;
@@ -33,13 +34,17 @@ export class Upkeep {
     compactedBytes: 0,
     checkpointsThinned: 0,
   };
+  readonly scrub: ReplicaScrub;
   private limited = false;
 
   /** `sweepDisks`: deletes images that no history needs any more. */
   constructor(
     private readonly context: GroupContext,
     private readonly sweepDisks: () => Promise<void>,
-  ) {}
+    askRepair: AskRepair,
+  ) {
+    this.scrub = new ReplicaScrub(context, askRepair);
+  }
 
   /** True when the journal is at its limit and nothing more can be given up: ingest must wait. */
   get mustPause(): boolean {
@@ -59,6 +64,7 @@ export class Upkeep {
     await context.definitions.sweep(context.checkpoints());
     await this.sweepDisks();
     for (let merges = 0; merges < mergesPerRound && (await context.journal.maintain()); merges++);
+    await this.scrub.round();
   }
 
   /** What the policy keeps, the `drop` oldest unpinned checkpoints left out. */
