@@ -35,7 +35,7 @@ function progressOf(group: TargetGroup, running: RunningOperation): Progress | n
   const { progress } = running;
   if (progress === undefined) return null;
   const seconds = (group.context.clock.monotonicMs() - progress.sinceMs) / 1000;
-  const bytesPerSecond = seconds > 0 ? progress.doneBytes / seconds : 0;
+  const bytesPerSecond = seconds > 0 ? Math.max(0, progress.doneBytes - progress.fromBytes) / seconds : 0;
   const left = progress.totalBytes - progress.doneBytes;
   return {
     doneBytes: progress.doneBytes,

@@ -58,7 +58,8 @@ export interface RunningOperation {
   readonly settled: Promise<void>;
   /** The step that runs now. */
   current: OperationStep | undefined;
-  progress: { doneBytes: number; totalBytes: number; sinceMs: number } | undefined;
+  /** `fromBytes` was done at `sinceMs`. */
+  progress: { doneBytes: number; totalBytes: number; fromBytes: number; sinceMs: number } | undefined;
   revision: number;
 }
 
@@ -207,7 +208,8 @@ export class Operations {
           record: running.record,
           signal: running.abort.signal,
           progress: (doneBytes, totalBytes) => {
-            running.progress = { sinceMs: group.clock.monotonicMs(), ...running.progress, doneBytes, totalBytes };
+            const first = { sinceMs: group.clock.monotonicMs(), fromBytes: doneBytes };
+            running.progress = { ...first, ...running.progress, doneBytes, totalBytes };
             this.moved(running);
           },
         });
