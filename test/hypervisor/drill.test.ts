@@ -1,12 +1,17 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import type { Operation, OperationRequest } from '../../agent/src/service/operation-schemas.js';
+import { tidemark } from '../e2e/cli.js';
 import { waitFor } from '../support/wait.js';
 import { startRecoveryRig, vmUuid, type RecoveryRig } from './recovery-rig.js';
 
 describe('drill of a VM on libvirt', () => {
   let rig: RecoveryRig;
-  beforeAll(async () => (rig = await startRecoveryRig()), 120_000);
+  beforeAll(async () => {
+    // Drills have a network of their own, a failover lacks one.
+    rig = await startRecoveryRig({ vm: { networks: [{ from: 'production', live: 'nowhere' }] } });
+  }, 120_000);
   afterAll(async () => rig?.[Symbol.asyncDispose]());
 
   /** Everything that a drill may leave behind. */
@@ -84,5 +89,54 @@ describe('drill of a VM on libvirt', () => {
     await waitFor('the sweep removes it', async () => (await rig.libvirt.list('--all')).length === 0, {
       timeoutMs: 40_000,
     });
+  }, 60_000);
+
+  test('what cannot be recovered is refused with its property, and nothing is changed', async () => {
+    const { client } = rig.target;
+    const latest = { by: 'latest' };
+    const gone = { by: 'id', checkpoint: 'expired' };
+    const failover = { kind: 'failover', arguments: { at: latest, sourceMayBeAlive: true } };
+    const cases: readonly [object, object][] = [
+      [failover, { code: 'network-unknown', path: 'recovery.vms[0].networks' }],
+      [{ kind: 'failover', arguments: { at: latest, sourceMayBeAlive: false } }, { code: 'illegal-state' }],
+      [
+        { kind: 'failover', arguments: { at: gone, sourceMayBeAlive: true } },
+        { code: 'checkpoint-unknown', path: 'at' },
+      ],
+      [
+        { kind: 'drill', arguments: { at: gone, keepMinutes: 0 } },
+        { code: 'checkpoint-unknown', path: 'at' },
+      ],
+      [
+        { kind: 'drill', arguments: { at: latest, keepMinutes: 0, vms: ['nobody'] } },
+        { code: 'vm-unknown', path: 'arguments.vms' },
+      ],
+      [
+        { kind: 'drill-stop', arguments: { drill: 'never' } },
+        { code: 'operation-unknown', path: 'arguments.drill' },
+      ],
+      [{ kind: 'commit', arguments: {} }, { code: 'illegal-state' }],
+      [{ kind: 'rollback', arguments: { keepHours: 1 } }, { code: 'illegal-state' }],
+      [{ kind: 'boot', arguments: {} }, { code: 'illegal-state' }],
+    ];
+    const { epoch } = await client.group('shop');
+    let count = 0;
+    const ask = (request: object): Promise<Operation> =>
+      client.startOperation(`refused-${count++}`, { group: 'shop', ...request } as OperationRequest);
+    for (const [request, error] of cases) await expect(ask(request)).rejects.toMatchObject(error);
+
+    await rig.libvirt.killDaemon();
+    await expect(ask({ kind: 'drill', arguments: { at: latest, keepMinutes: 0 } })).rejects.toMatchObject({
+      code: 'hypervisor-unreachable',
+    });
+    await rig.libvirt.startDaemon();
+
+    const said = await tidemark(rig.lab, rig.target, 'failover', 'shop', '--source-may-be-alive');
+    expect(said.code).not.toBe(0);
+    expect(said.stderr).toMatch(/network-unknown.*nowhere.*(map it in recovery|Create the network)/s);
+    expect(await client.group('shop')).toMatchObject({ state: 'protecting', epoch });
+    expect(await leftovers()).toEqual([]);
+    const { operations } = await client.operations({ group: 'shop' });
+    expect(operations.filter(({ id }) => id.startsWith('refused'))).toEqual([]);
   }, 60_000);
 });

@@ -100,6 +100,7 @@ export function resolveCheckpoint(checkpoints: readonly Checkpoint[], selector: 
     throw new TidemarkError(
       'checkpoint-incomplete',
       `Checkpoint ${found.id} misses ${found.disksMissing.length + (found.disksUnknown ?? 0)} disks.`,
+      { path: 'at' },
     );
   }
   if (found !== undefined) return found;
@@ -112,5 +113,6 @@ export function resolveCheckpoint(checkpoints: readonly Checkpoint[], selector: 
   throw new TidemarkError(
     'checkpoint-unknown',
     `No checkpoint matches ${what}; ${complete.length} complete ones are listed.`,
+    { path: 'at' },
   );
 }
