@@ -60,4 +60,11 @@ describe('move: planned failover of running VMs between two libvirts', () => {
     expect(await rig.differing(String(result!['checkpoint']))).toEqual([]);
     expect(rig.counter('web')).toBeGreaterThan(10);
   }, 180_000);
+
+  test('rolled back: nothing is left here, the VMs at the source run again and are protected', async () => {
+    await rig.target.client.startOperation('back', { kind: 'rollback', group: 'shop', arguments: {} });
+    const { state, result } = await rig.ended('back');
+    expect({ state, started: result?.['sourceStarted'] }).toEqual({ state: 'succeeded', started: true });
+    await runsOnAsBefore();
+  }, 180_000);
 });

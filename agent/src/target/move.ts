@@ -161,25 +161,52 @@ async function undo(host: TransitionHost, context: StepContext): Promise<Operati
   const failure = failureOf(record);
   if (failure === undefined) return {};
   const stop = sourceId(record);
-  const outcomes = await Promise.allSettled(
-    streamsOf(group).map((source) =>
-      peersOf(host, group).start(source, { id: `${stop}-again`, group: group.name, stop, signal: host.closing }),
-    ),
-  );
-  if (host.closing.aborted) throw new TidemarkError('shutting-down', 'The group is being closed.');
+  const trouble = await startSources(host, group, stop, `${stop}-again`);
   const pin = `operation-${record.id}`;
   const pinned = group.manifest.state.pins.get(pin);
   if (pinned !== undefined) await group.manifest.append({ ...pinned, removed: true });
-  const trouble = outcomes.flatMap((outcome) => {
+  const back =
+    trouble.length === 0
+      ? 'The source goes on.'
+      : `The source VMs may be off (${trouble.join('; ')}): ${byHand(group, stop)}, or fail over.`;
+  throw new TidemarkError(failure.code, `${failure.message} ${back}`);
+}
+
+/** Of a rollback: the source VMs that a move had shut down run again. What cannot be started is told, not a failure. */
+export function startedAgain(host: TransitionHost): OperationStep {
+  return {
+    name: 'source',
+    background: true,
+    run: async ({ group, record }) => {
+      const moved = [...group.manifest.state.operations.values()].find(
+        ({ kind, id }) => kind === 'move' && `production-${id}` === record.result?.['view'],
+      );
+      if (moved === undefined) return {};
+      const stop = sourceId(moved);
+      const trouble = await startSources(host, group, stop, `${record.id}-source`);
+      if (trouble.length === 0) return { sourceStarted: true };
+      return { sourceStarted: false, sourceTrouble: `${trouble.join('; ')}: ${byHand(group, stop)}` };
+    },
+  };
+}
+
+/** Resolves with what went wrong. */
+async function startSources(host: TransitionHost, group: GroupContext, stop: string, id: string): Promise<string[]> {
+  const outcomes = await Promise.allSettled(
+    streamsOf(group).map((source) =>
+      peersOf(host, group).start(source, { id, group: group.name, stop, signal: host.closing }),
+    ),
+  );
+  if (host.closing.aborted) throw new TidemarkError('shutting-down', 'The group is being closed.');
+  return outcomes.flatMap((outcome) => {
     if (outcome.status === 'fulfilled') return [];
     if (!isTidemarkError(outcome.reason)) throw outcome.reason;
     return [outcome.reason.message];
   });
-  const back =
-    trouble.length === 0
-      ? 'The source goes on.'
-      : `The source VMs may be off (${trouble.join('; ')}): start them there with \`tidemark group start-vms ${group.name} --stop ${stop}\`, or fail over.`;
-  throw new TidemarkError(failure.code, `${failure.message} ${back}`);
+}
+
+function byHand({ name }: GroupContext, stop: string): string {
+  return `start them there with \`tidemark group start-vms ${name} --stop ${stop}\``;
 }
 
 /** Reverse boot order. */

@@ -3,7 +3,8 @@
  *
  * failover: checkpoint chosen and pinned → `epoch` (raised, holder target: sources are fenced) → `view` (production view)
  *   → the VMs boot (recovery/).
- * rollback: the VMs are gone → `kept` (scratch is a named point) → `epoch` (raised, granted to the source).
+ * rollback: the VMs are gone → `kept` (scratch is a named point) → `epoch` (raised, granted to the source) → after a move:
+ *   `source` (its VMs run again).
  * commit: every disk of the VMs mirrored → `committing` (the state; rollback is illegal from here) → `copied` (each disk in
  *   a file of its own, fsynced; the VMs run on the files)
  *   → `committed` (the state) → `closed` (the view is gone).
@@ -13,7 +14,7 @@ import { isPlanted } from '../core/planted.js';
 import { resolveCheckpoint, type CheckpointSelector } from './checkpoints.js';
 import type { GroupContext } from './context.js';
 import type { OperationPlan, OperationRecord, OperationResult, OperationStep } from './operations.js';
-import { movePlan } from './move.js';
+import { movePlan, startedAgain } from './move.js';
 import { checkTransition, type GroupState, type TransitionAction } from './state-machine.js';
 import type { TransitionHost } from './transition-host.js';
 
@@ -180,6 +181,7 @@ function rollbackSteps(host: TransitionHost): OperationStep[] {
         return raised;
       },
     },
+    startedAgain(host),
   ];
 }
 
