@@ -13,25 +13,28 @@ export interface ActionWords {
 export function actionText(forecast: ActionForecast, { group, request, site }: ActionWords): string {
   const { action, checkpoint, lossSeconds, vms, readySeconds, measuredCount } = forecast;
   const lines = [`${action} of ${group} ${action === 'rollback' ? 'away from' : 'at'} ${site} (request ${request})`];
-  if (checkpoint !== null && lossSeconds !== null) {
+  if (action === 'move')
+    lines.push(
+      'nothing is lost: the VMs at the source are shut down first, their last writes arrive, or it is refused',
+    );
+  else if (checkpoint !== null && lossSeconds !== null) {
     const label = checkpoint.label === null ? '' : ` "${checkpoint.label}"`;
-    const loss = action === 'drill' ? 'the drill shows the state of' : 'data lost: the last';
     lines.push(
       `checkpoint ${checkpoint.id} (${checkpoint.kind}${label}) of ${time(checkpoint.sourceTimeMs)}`,
       action === 'drill'
-        ? `${loss} ${seconds(lossSeconds)} ago; protection goes on`
-        : `${loss} ${seconds(lossSeconds)}`,
+        ? `the drill shows the state of ${seconds(lossSeconds)} ago; protection goes on`
+        : `data lost: the last ${seconds(lossSeconds)}`,
     );
   }
   for (const wave of [...new Set(vms.map((vm) => vm.wave))])
     for (const vm of vms.filter((candidate) => candidate.wave === wave)) lines.push(vmLine(vm, action));
-  if (action === 'failover' || action === 'drill')
+  if (action !== 'rollback' && action !== 'commit')
     lines.push(
       readySeconds === null
         ? 'ready: not measured yet; a drill measures it'
         : `ready after about ${seconds(readySeconds)} (median of ${measuredCount})`,
     );
-  if (action === 'failover') lines.push(scratchLine(forecast));
+  if (action === 'failover' || action === 'move') lines.push(scratchLine(forecast));
   return lines.join('\n  ');
 }
 

@@ -2,6 +2,7 @@
  * A protection group at its target agent. Never replaced: journal and replica are what it is. Every change says which
  * epoch and policy revision it was computed from, and the agent refuses a stale one.
  */
+import { transitions } from '../../agent/src/target/state-machine.js';
 import { isTidemarkError, TidemarkError, type AgentClient } from '../agent-client.js';
 import { policyText, bytes } from './forecast-text.js';
 import {
@@ -281,9 +282,8 @@ function refuseStale(before: Properties, { status, last }: GroupFacts): void {
 /** What is known beforehand of the group after its transition; the rest is unknown, never an old value. */
 function predicted({ recovery, site, group }: Transition, inputs: ProtectionGroupInputs): Properties {
   const home = recovery.action === 'rollback';
-  const states: Record<string, unknown> = { rollback: 'protecting', failover: 'failed-over', commit: 'committed' };
   return {
-    state: states[recovery.action] ?? unknown,
+    state: transitions[recovery.action].to,
     activeSite: home ? sourceSite(inputs) : site,
     addresses: home ? inputs.sourceAddresses : liveAddresses(inputs),
     ...(recovery.action === 'commit' ? {} : { epoch: unknown }),

@@ -92,7 +92,8 @@ export function secretPaths(outputs: Properties, inputs: Decoded): Set<string> {
     if (typeof value === 'string') {
       const shows = (text: string): boolean =>
         value === text || (text.length >= containedLengthMin && value.includes(text));
-      if (secret.some(shows)) paths.add(JSON.stringify(path));
+      // An output that shows one is secret as a whole: not every consumer finds a secret deep inside.
+      if (secret.some(shows)) paths.add(JSON.stringify(path[0]! in inputs.values ? path : path.slice(0, 1)));
       return;
     }
     if (value === null || typeof value !== 'object') return;
