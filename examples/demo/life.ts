@@ -18,7 +18,8 @@ const rubbishMiB = 64;
 export class LifeOfTheShop {
   readonly entries: Entry[] = [];
   home = 'Amsterdam';
-  /** The agent that receives now. */
+  /** The agents that send and receive now. */
+  private sender: AgentHandle;
   private receiver: AgentHandle;
   private live = '';
   private stepNumber = 1;
@@ -27,6 +28,7 @@ export class LifeOfTheShop {
     private readonly sites: TwoTierSites,
     private readonly screen: Screen,
   ) {
+    this.sender = sites.source;
     this.receiver = sites.target;
   }
 
@@ -36,6 +38,8 @@ export class LifeOfTheShop {
     try {
       await this.protect();
       await this.drill();
+      await this.move();
+      await this.moveBack();
       await this.loseSource();
       await this.rollback();
       await this.corrupt();
@@ -79,13 +83,33 @@ export class LifeOfTheShop {
     const { acknowledged, missing } = await this.during('pg_amcheck', () => checkApplication(virsh, pair));
     await this.operate('drill-stop', 'drill-stop', { drill: 'drill' });
     const { rpoSeconds } = await this.sites.target.client.group(group);
-    this.screen.say(
-      `   Both VMs booted, PostgreSQL passes pg_amcheck; protection went on (RPO ${formatSeconds(rpoSeconds)}).`,
-    );
+    this.screen.say(`   Both VMs booted, pg_amcheck passes; protection went on (RPO ${formatSeconds(rpoSeconds)}).`);
     this.enter('Drill', {
       ...{ rpoSeconds: null, bootMs: bootMsOf(operation), answersMs },
       ...{ acknowledged: acknowledged, kept: acknowledged - missing.length, lostOfCheckpoint: missing.length },
     });
+  }
+
+  private async move(): Promise<void> {
+    this.title('Maintenance at Amsterdam: move. Its VMs shut down, the last write arrives.');
+    const { there } = this.sites;
+    const askedMs = Date.now();
+    const operation = await this.operate('move', 'move', { timeoutSeconds: 300 });
+    const sourceMs = Number(operation.result?.['sourceStopMs']);
+    const acknowledged = await this.acknowledgedAtAmsterdam();
+    await this.during('the application commits at Frankfurt', () => waitApplication(there.virsh, undefined, 300_000));
+    const answersMs = Date.now() - askedMs;
+    const { missing } = await this.during('pg_amcheck', () => checkApplication(there.virsh));
+    this.enter('Move', {
+      ...{ rpoSeconds: 0, bootMs: bootMsOf(operation), sourceMs, answersMs },
+      ...{ acknowledged: acknowledged.length, kept: await countKept(there.virsh, acknowledged, askedMs + sourceMs) },
+      lostOfCheckpoint: missing.length,
+    });
+  }
+
+  private async moveBack(): Promise<void> {
+    this.title('The maintenance is called off: roll back. Amsterdam starts its VMs again.');
+    await this.backToAmsterdam('move-back', 'Rollback of the move');
   }
 
   private async loseSource(): Promise<void> {
@@ -94,24 +118,36 @@ export class LifeOfTheShop {
     await sites.source.kill();
     for (const vm of ['client', 'db']) await sites.here.virsh.run(['destroy', vm]);
     const lostMs = Date.now();
-    const acknowledged = await acknowledgedOnDisk(sites.lab.processes, sites.lab.path('vm-disks', 'client-vdb.raw'));
+    const acknowledged = await this.acknowledgedAtAmsterdam();
     await this.recover('failover', 'Failover', { by: 'latest' }, lostMs, acknowledged);
   }
 
   private async rollback(): Promise<void> {
     this.title('Amsterdam has power again, and nobody wants the failover: roll it back.');
-    const { here, source, lab } = this.sites;
-    const acknowledged = await acknowledgedOnDisk(lab.processes, lab.path('vm-disks', 'client-vdb.raw'));
+    await this.backToAmsterdam('rollback', 'Rollback', async () => {
+      for (const vm of ['db', 'client']) await this.sites.here.virsh.run(['start', vm]);
+      await this.sites.source.start();
+    });
+  }
+
+  private async backToAmsterdam(id: string, step: string, start = async (): Promise<void> => {}): Promise<void> {
+    const { virsh } = this.sites.here;
+    const acknowledged = await this.acknowledgedAtAmsterdam();
     const askedMs = Date.now();
-    await this.operate('rollback', 'rollback', { keepHours: 1 });
-    for (const vm of ['db', 'client']) await here.virsh.run(['start', vm]);
-    await source.start();
-    await this.during('both VMs boot at Amsterdam', () => waitApplication(here.virsh, undefined, 300_000));
+    await this.operate(id, 'rollback', { keepHours: 1 });
+    await start();
+    await this.during('both VMs boot at Amsterdam', () => waitApplication(virsh, undefined, 300_000));
     const answersMs = Date.now() - askedMs;
     await this.withSyncs('compared, and protected again', () => this.sites.waitProtecting());
-    const kept = await countKept(here.virsh, acknowledged);
+    const kept = await countKept(virsh, acknowledged);
     this.screen.say('   What Frankfurt had committed meanwhile stays there, as a named view.');
-    this.enter('Rollback', { answersMs, acknowledged: acknowledged.length, kept });
+    this.enter(step, { answersMs, acknowledged: acknowledged.length, kept });
+  }
+
+  /** While no VM writes there. */
+  private acknowledgedAtAmsterdam(): Promise<number[]> {
+    const { lab } = this.sites;
+    return acknowledgedOnDisk(lab.processes, lab.path('vm-disks', 'client-vdb.raw'));
   }
 
   private async corrupt(): Promise<void> {
@@ -128,7 +164,7 @@ export class LifeOfTheShop {
   }
 
   private async commit(): Promise<void> {
-    this.title('Frankfurt is good: commit. Its disks become files of its own, while the VMs run.');
+    this.title('Commit at Frankfurt: the disks become files of its own, while the VMs run.');
     const { virsh } = this.sites.there;
     const acknowledged = await acknowledgedNumbers(virsh, 'client');
     await this.operate('commit', 'commit', {});
@@ -156,7 +192,7 @@ export class LifeOfTheShop {
     )!;
     this.enter(step, {
       ...{ rpoSeconds: Math.max(0, lostMs - sourceTimeMs) / 1000, bootMs: bootMsOf(operation), answersMs },
-      ...{ acknowledged: acknowledged.length, kept: await countKept(virsh, acknowledged) },
+      ...{ acknowledged: acknowledged.length, kept: await countKept(virsh, acknowledged, askedMs) },
       ...{ lostOfCheckpoint: missing.length, mayLoseLater: true },
     });
   }
@@ -179,12 +215,12 @@ export class LifeOfTheShop {
     return this.screen.during(label, work, () => this.live);
   }
 
-  /** With a bar as long as the receiver is being synced. */
+  /** With a bar while the sender syncs. */
   private async withSyncs<Value>(label: string, work: () => Promise<Value>): Promise<Value> {
     return this.during(label, async (report) => {
       const done = new AbortController();
       const telling = every(watchEveryMs, done.signal, async () => {
-        const { syncs } = await this.receiver.client.group(group);
+        const { syncs } = await this.sender.client.group(group);
         report(syncs.length === 0 ? null : sumOf(syncs));
       });
       try {
@@ -200,7 +236,8 @@ export class LifeOfTheShop {
   private follow(signal: AbortSignal): Promise<void> {
     return every(watchEveryMs, signal, async () => {
       this.live = '';
-      const { rpoSeconds, journal } = await this.receiver.client.group(group);
+      const { rpoSeconds, journal, state } = await this.receiver.client.group(group);
+      if (!['protecting', 'resyncing', 'disconnected'].includes(state)) return;
       const kept = journal === null ? '' : `, ${journal.checkpointCount} checkpoints in ${formatBytes(journal.bytes)}`;
       this.live = `RPO ${formatSeconds(rpoSeconds)}${kept}`;
     });
@@ -241,8 +278,8 @@ function bootMsOf({ result }: Operation): number | null {
   return typeof ms === 'number' ? ms : null;
 }
 
-/** How many of the numbers are in the database. */
-async function countKept(virsh: Virsh, acknowledged: readonly number[]): Promise<number> {
-  const present = new Set(await presentNumbers(virsh, 'db'));
+/** How many of the numbers are in the database; with `beforeMs` only what was there before. */
+async function countKept(virsh: Virsh, acknowledged: readonly number[], beforeMs?: number): Promise<number> {
+  const present = new Set(await presentNumbers(virsh, 'db', beforeMs));
   return acknowledged.filter((number) => present.has(number)).length;
 }

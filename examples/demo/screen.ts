@@ -13,17 +13,26 @@ export type Report = (progress: Progress | null, step?: string) => void;
 export class Screen {
   #text = '';
   #plainMs = 0;
+  #ended = false;
   readonly #terminal = process.stdout.isTTY === true;
 
   /** A line that stays. */
   say(text = ''): void {
+    if (this.#ended) return;
     this.clear();
     process.stdout.write(`${text}\n`);
     this.#plainMs = performance.now();
   }
 
+  /** The last line; nothing is shown after it. */
+  end(text: string): void {
+    this.say(text);
+    this.#ended = true;
+  }
+
   /** The line that changes. */
   show(text: string): void {
+    if (this.#ended) return;
     this.#text = `    ${text}`.slice(0, columnCount);
     if (this.#terminal) process.stdout.write(`\r\x1b[K${this.#text}`);
     else if (performance.now() - this.#plainMs > plainEveryMs) this.say(this.#text);

@@ -17,13 +17,14 @@ export async function runVmsDemo(): Promise<number> {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
     process.once(signal, () => {
       interrupted = true;
-      screen.say(`\n${signal}: ending both VMs, agents and libvirts.`);
+      screen.end(`\n${signal}: ending both VMs, agents and libvirts.`);
       void owned.disposeAsync().finally(() => process.exit(130));
     });
   screen.say('Tidemark: two sites on this machine, an application in two virtual machines,');
   screen.say('a checkpoint of both every second. Emulated (no KVM needed), as root.\n');
+  let sites: TwoTierSites | undefined;
   try {
-    const sites = await start(screen, owned);
+    sites = await start(screen, owned);
     const life = new LifeOfTheShop(sites, screen);
     await life.run();
     screen.clear();
@@ -31,13 +32,16 @@ export async function runVmsDemo(): Promise<number> {
   } catch (error) {
     // The end of what was going on when it was interrupted is no news.
     if (interrupted) return await new Promise<number>(() => {});
-    screen.say(colours.red(`\nThe demo failed: ${(error as Error).message}`));
+    const { message, cause } = error as Error;
+    screen.say(colours.red(`\nThe demo failed: ${message}${cause instanceof Error ? `: ${cause.message}` : ''}`));
+    for (const agent of sites === undefined ? [] : [sites.source, sites.target])
+      if (agent.wasStarted) screen.say(`\nlast lines of ${agent.name}:\n${agent.process.log(10)}`);
     return 1;
   }
 }
 
 async function start(screen: Screen, owned: AsyncDisposableStack): Promise<TwoTierSites> {
-  screen.say('1  Two libvirts with a network each. Amsterdam boots the database and its client.');
+  screen.say('1  Two libvirts with a network each. Amsterdam boots a database and its client.');
   const startedMs = performance.now();
   const sites = await screen.during('making ready', async (report) =>
     TwoTierSites.boot({

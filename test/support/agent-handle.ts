@@ -60,6 +60,10 @@ export class AgentHandle {
     return this.#process;
   }
 
+  get wasStarted(): boolean {
+    return this.#process !== undefined;
+  }
+
   get isRunning(): boolean {
     return this.#process?.isRunning === true;
   }

@@ -17,7 +17,7 @@ export const group = 'shop';
 /** Of the client in a drill: the target's agent gives it to the guest. */
 export const drillAddress = '10.77.0.30/24';
 const vmNames = ['db', 'client'] as const;
-const operationTimeoutMs = 300_000;
+const operationTimeoutMs = 600_000;
 const recoveryVms = [
   {
     vm: 'db',

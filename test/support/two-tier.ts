@@ -166,9 +166,13 @@ export async function checkLive(virsh: Virsh, { db, client }: Pair = livePair): 
   return compareNumbers(acknowledged, await presentNumbers(virsh, db));
 }
 
-/** The numbers in the database now. */
-export async function presentNumbers(virsh: Virsh, db: string): Promise<number[]> {
-  const query = 'select number from numbers';
+/**
+ * The numbers in the database; with `beforeMs` (since the Unix epoch) those that were put there before: a recovered client
+ * gives the numbers that were lost again.
+ */
+export async function presentNumbers(virsh: Virsh, db: string, beforeMs?: number): Promise<number[]> {
+  const condition = beforeMs === undefined ? '' : ` where at < to_timestamp(${beforeMs / 1000})`;
+  const query = `select number from numbers${condition}`;
   return parseNumbers(
     await guestExec(virsh, db, ['/opt/postgresql/psql', '-h', '/run', '-U', 'postgres', '-XAtc', query, 'postgres']),
   );

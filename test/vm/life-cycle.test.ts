@@ -3,9 +3,10 @@
  * transactions: none that was acknowledged before the checkpoint is missing behind it, and none at all after a move.
  */
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
+import type { Virsh } from '../../agent/src/hypervisor/virsh.js';
 import type { Checkpoint } from '../../agent/src/service/checkpoint-schemas.js';
 import { SimRandom } from '../sim/world/sim-random.js';
-import { checkExported } from '../support/exported-application.js';
+import { acknowledgedOnDisk, checkExported } from '../support/exported-application.js';
 import { guestExec } from '../support/guest-agent.js';
 import {
   acknowledgedNumbers,
@@ -45,8 +46,9 @@ describeVms(`two real VMs, protected as one group${reason === undefined ? '' : `
     expect({ what, missing, some: acknowledged > 0 }).toEqual({ what, missing: [], some: true });
   }
 
-  async function expectKept(virsh: TwoTierSites['here']['virsh']): Promise<void> {
-    const present = new Set(await presentNumbers(virsh, 'db'));
+  /** `beforeMs`: not what a recovered client has committed again. */
+  async function expectKept(virsh: Virsh, beforeMs?: number): Promise<void> {
+    const present = new Set(await presentNumbers(virsh, 'db', beforeMs));
     expect(kept.filter((number) => !present.has(number))).toEqual([]);
   }
 
@@ -151,16 +153,36 @@ describeVms(`two real VMs, protected as one group${reason === undefined ? '' : `
     expectWhole('source', await checkLive(here.virsh));
   }, 600_000);
 
+  test('move: the guests shut down, nothing at all is lost; rolled back, they are started again', async () => {
+    const { here, there, lab } = sites;
+    const askedMs = Date.now();
+    const { result } = await sites.run('move', 'move', { timeoutSeconds: 120 });
+    const stopMs = Number(result?.['sourceStopMs']);
+    tell(
+      `move: guests off and all arrived after ${seconds(stopMs)} s, first boot ${String(result?.['firstBootMs'])} ms later`,
+    );
+    expect(await here.list()).toEqual([]);
+    kept = await acknowledgedOnDisk(lab.processes, lab.path('vm-disks', 'client-vdb.raw'));
+    expect(kept.length).toBeGreaterThan(0);
+    expectWhole('moved', await checkApplication(there.virsh));
+    await expectKept(there.virsh, askedMs + stopMs);
+    await sites.run('move-back', 'rollback', { keepHours: 1 });
+    tell(`rollback of the move: application here again after ${seconds(await waitApplication(here.virsh))} s`);
+    tell(`protected again after ${seconds(await sites.waitProtecting())} s`);
+    await expectKept(here.virsh);
+  }, 600_000);
+
   test('rubbish over the database: recovered from before it, and committed', async () => {
     const { here, there } = sites;
-    kept = (await acknowledgedNumbers(here.virsh, 'client')).slice();
+    kept = await acknowledgedNumbers(here.virsh, 'client');
     await sites.waitProtecting(); // What is kept so far is in a checkpoint.
     const corruptedMs = Date.now();
     await guestExec(here.virsh, 'db', ['dd', 'if=/dev/urandom', 'of=/dev/vdb', 'bs=1M', 'count=64', 'oflag=direct']);
     await sites.waitProtecting(); // The rubbish, too.
+    const askedMs = Date.now();
     await sites.run('undo', 'failover', { at: { by: 'time', timeMs: corruptedMs }, sourceMayBeAlive: true });
     expectWhole('before the rubbish', await checkApplication(there.virsh));
-    await expectKept(there.virsh);
+    await expectKept(there.virsh, askedMs);
     await waitApplication(there.virsh);
     kept = await acknowledgedNumbers(there.virsh, 'client');
     const sinceMs = performance.now();
