@@ -22,10 +22,13 @@ gate='${gate}'
 PATH=\${PATH#*:}
 words="$*"
 wait_open() {
+  [ -d "$gate/held" ] || return
   while [ -d "$gate/held" ]; do
     kill -0 $PPID 2>/dev/null || exit 137
     sleep 0.01
   done
+  # Opened behind the back of a caller that died: nothing is carried out for it.
+  kill -0 $PPID 2>/dev/null || exit 137
 }
 hold() {
   if mkdir "$gate/held" 2>/dev/null; then rm -f "$gate/rule"; fi
