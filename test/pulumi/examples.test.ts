@@ -4,7 +4,13 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parse } from 'yaml';
 import { repositoryRoot } from '../support/paths.js';
-import { pulumiTools, toolsTimeoutMs, describePulumi, type CommandResult } from '../support/pulumi-project.js';
+import {
+  providerDirectory,
+  pulumiTools,
+  toolsTimeoutMs,
+  describePulumi,
+  type CommandResult,
+} from '../support/pulumi-project.js';
 import { waitFor } from '../support/wait.js';
 import { openProject, startDisksRig, type DisksRig } from './disks-rig.js';
 
@@ -57,7 +63,7 @@ describePulumi('examples', () => {
     expect(await project.outputs()).toMatchObject({ activeSite: 'amsterdam', state: 'protecting' });
     await ok(project.destroy());
     expect(await rig.target.client.groups()).toEqual([]);
-  }, 240_000);
+  }, 300_000);
 
   test('yaml: the same group without TypeScript', async () => {
     const { name: _name, plugins: _plugins, ...program } = projectFile('examples', 'yaml');
@@ -68,5 +74,12 @@ describePulumi('examples', () => {
     await waitFor('the group', async () => (await rig.target.client.groups()).length === 1);
     expect(await project.outputs()).toMatchObject({ activeSite: 'amsterdam', state: 'protecting' });
     await ok(project.destroy());
-  }, 120_000);
+  }, 300_000);
+
+  test('other languages get the schema by the CLI', async () => {
+    const project = await openProject(rig.lab, 'schema', { runtime: 'yaml' });
+    const text = await project.run('package', 'get-schema', join(providerDirectory(), 'pulumi-resource-tidemark'));
+    const { name, resources } = JSON.parse(text) as { name: string; resources: object };
+    expect([name, Object.keys(resources).length]).toEqual(['tidemark', 2]);
+  }, 300_000);
 });

@@ -63,7 +63,7 @@ describePulumi('a protection group by configuration', () => {
     await succeeds(project.preview('--expect-no-changes'));
     await succeeds(project.refresh('--expect-no-changes'));
     await succeeds(project.up('--expect-no-changes'));
-  }, 180_000);
+  }, 300_000);
 
   test('wrong inputs are all named by their paths, before anything is asked', async () => {
     declare({
@@ -82,7 +82,7 @@ describePulumi('a protection group by configuration', () => {
       ...['policy.disks[0].name', 'policy.disks[0].sizeBytes', 'policy.recovery.vms[0].addresses[0].live'],
       ...['recovery.request', 'recovery.action', 'waitFor'],
     );
-  }, 60_000);
+  }, 300_000);
 
   test('a change of the policy is shown before it happens, and is an update', async () => {
     const { project } = rig;
@@ -100,7 +100,7 @@ describePulumi('a protection group by configuration', () => {
     await fails(project.preview(), 'policy.streams', 'never replaced');
     declare();
     await succeeds(project.up());
-  }, 120_000);
+  }, 300_000);
 
   describe('a transition is a request', () => {
     test('failover by configuration: the preview shows the loss and the site, up does it once', async () => {
@@ -115,14 +115,14 @@ describePulumi('a protection group by configuration', () => {
       expect(await rig.target.client.operation('shop:r1')).toMatchObject({ kind: 'failover', state: 'succeeded' });
       await succeeds(project.up('--expect-no-changes'));
       await succeeds(project.refresh('--expect-no-changes'));
-    }, 120_000);
+    }, 300_000);
 
     test('an illegal one fails in the preview and names the legal ones', async () => {
       declare(failover('r2'));
       await fails(rig.project.preview(), 'failover is not possible', 'Legal now: rollback, commit');
       declare({ recovery: { request: 'r1', action: 'commit' } });
       await fails(rig.project.preview(), 'r1 was a failover of shop');
-    }, 60_000);
+    }, 300_000);
 
     test('removed, it does nothing; rolled back; reverted to the old one, it does nothing', async () => {
       const { project } = rig;
@@ -138,7 +138,7 @@ describePulumi('a protection group by configuration', () => {
       expect(await project.outputs()).toMatchObject({ ...atSource, epoch: 3 });
       declare();
       await succeeds(project.up());
-    }, 120_000);
+    }, 300_000);
 
     test('more loss than allowed, another site, and a living source are refused in the preview', async () => {
       declare({ recovery: { request: 'r4', action: 'failover', to: 'mars', sourceMayBeAlive: true } });
@@ -148,7 +148,7 @@ describePulumi('a protection group by configuration', () => {
       declare({ recovery: { request: 'r4', action: 'failover' } });
       await fails(rig.project.preview(), 'is connected: stop it, or say that it may be alive');
       declare();
-    }, 60_000);
+    }, 300_000);
   });
 
   describe('changed outside, by the command line', () => {
@@ -177,7 +177,7 @@ describePulumi('a protection group by configuration', () => {
       await byHand('by-hand-back', 'rollback');
       await succeeds(project.refresh());
       expect(await group()).toMatchObject({ ...atSource, epoch: there + 1 });
-    }, 120_000);
+    }, 300_000);
   });
 
   describe('nothing loses history', () => {
@@ -201,7 +201,7 @@ describePulumi('a protection group by configuration', () => {
       declare({}, { options: { aliases: [{ name: 'web' }] } });
       await succeeds(project.up());
       expect(await epoch()).toBeGreaterThan(1);
-    }, 120_000);
+    }, 300_000);
 
     test('a stack built anew takes its group over; an old request is not run again, a new one is refused', async () => {
       const again = await openProject(rig.lab, 'again', { runtime: 'yaml' });
@@ -220,7 +220,7 @@ describePulumi('a protection group by configuration', () => {
       expect(await epoch()).toBe(before);
       await succeeds(here.refresh());
       expect(await group()).toMatchObject(atSource);
-    }, 120_000);
+    }, 300_000);
 
     test('an agent that cannot be reached: the last state is shown as stale, nothing is gone', async () => {
       const { project, target } = rig;
@@ -232,7 +232,7 @@ describePulumi('a protection group by configuration', () => {
       await target.start();
       await succeeds(project.refresh());
       expect(await group()).toMatchObject({ stale: false });
-    }, 120_000);
+    }, 300_000);
 
     test('destroy is refused while a view is live; then it retires the group and keeps its history', async () => {
       const { project, target } = rig;
@@ -246,6 +246,6 @@ describePulumi('a protection group by configuration', () => {
       const [retired] = readdirSync(join(target.dataDirectory, 'groups', '.retired'));
       expect(retired).toMatch(/^\d+-shop$/);
       expect(Number.parseInt(retired!, 10) - Date.now()).toBeGreaterThan(6.9 * 86_400_000);
-    }, 120_000);
+    }, 300_000);
   });
 });

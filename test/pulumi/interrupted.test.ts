@@ -40,7 +40,7 @@ describePulumi('cut short', () => {
     expect(after.epoch).toEqual(before.epoch);
     expect(after.owner?.replace(/#.*/, '')).toBe(before.owner?.replace(/#.*/, ''));
     await ok(rig.project.preview('--expect-no-changes'));
-  }, 180_000);
+  }, 300_000);
 
   test('cancel stops the wait, not the protection; the state is saved', async () => {
     const update = await waitingUpdate();
@@ -54,7 +54,7 @@ describePulumi('cut short', () => {
     await rig.source.start();
     await ok(rig.project.up());
     await ok(rig.project.preview('--expect-no-changes'));
-  }, 180_000);
+  }, 300_000);
 
   test('secrets are in no state, preview, output, log or answer', async () => {
     const { project, target, lab } = rig;
@@ -78,5 +78,5 @@ describePulumi('cut short', () => {
     texts.push(readFileSync(join(project.directory, 'Pulumi.dev.yaml'), 'utf8'));
     for (const text of texts) for (const canary of canaries) expect(text).not.toContain(canary);
     expect(await project.outputs()).toEqual({ addresses: { db: [canaries[1]] } });
-  }, 120_000);
+  }, 300_000);
 });

@@ -17,7 +17,7 @@ describePulumi('VMs by configuration', () => {
   beforeAll(async () => {
     rig = await startRecoveryRig();
     project = await openProject(rig.lab, 'program', { runtime: 'yaml' });
-  }, 180_000);
+  }, 300_000);
   afterAll(async () => rig?.[Symbol.asyncDispose]());
 
   const recovered = (live: unknown): object => ({
@@ -88,7 +88,7 @@ describePulumi('VMs by configuration', () => {
     expect(await ok(project.up())).not.toContain('replace');
     expect((await rig.target.client.group('shop')).owner).toMatch(/::shop#/);
     expect(await project.outputs()).toEqual({ site: 'berlin', ip: '192.0.2.10' });
-  }, 120_000);
+  }, 300_000);
 
   test('a drill is a resource: it runs once, passes, and leaves nothing behind', async () => {
     declare({}, drill('monday'));
@@ -100,7 +100,7 @@ describePulumi('VMs by configuration', () => {
     await ok(project.up('--expect-no-changes'));
     const { operations } = await rig.target.client.operations({ kind: 'drill' });
     expect(operations.map(({ id }) => id)).toEqual(['shop:monday']);
-  }, 120_000);
+  }, 300_000);
 
   test('a failover boots the VM, and the addresses of the stack follow; rolled back, they return', async () => {
     const live = { addresses: ['198.51.100.7/24'] };
@@ -128,5 +128,5 @@ describePulumi('VMs by configuration', () => {
     await ok(project.up());
     expect(await project.outputs()).toMatchObject({ site: 'berlin' });
     expect(await rig.libvirt.list('--all')).toEqual([]);
-  }, 120_000);
+  }, 300_000);
 });
