@@ -202,6 +202,7 @@ export class Operations {
     try {
       for (const step of plan.steps.slice(from)) {
         running.current = step;
+        running.progress = undefined;
         if (step.background === true) settle();
         const result = await step.run({
           group,
