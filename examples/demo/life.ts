@@ -269,7 +269,9 @@ function sumOf(parts: readonly Progress[]): Progress {
     doneBytes: sum(({ doneBytes }) => doneBytes),
     totalBytes: sum(({ totalBytes }) => totalBytes),
     bytesPerSecond: sum(({ bytesPerSecond }) => bytesPerSecond),
-    secondsLeft: Math.max(...parts.map(({ secondsLeft }) => secondsLeft ?? 0)),
+    secondsLeft: parts.some(({ secondsLeft }) => secondsLeft === null)
+      ? null
+      : Math.max(...parts.map(({ secondsLeft }) => secondsLeft ?? 0)),
   };
 }
 
