@@ -10,6 +10,7 @@ import { WorkerCatalogue } from './control/catalogue/worker-catalogue.js';
 import { startApiServer, type ApiServer } from './control/server.js';
 import { TidemarkError } from './core/errors.js';
 import { randomHex } from './core/ids.js';
+import { Mutex } from './core/mutex.js';
 import { AttachPermits } from './guard/attach-permits.js';
 import { libvirtFencing, monitorFencing, type FencingDriver } from './fencing/fenced-vm.js';
 import { fencedDirectory, FenceRecords } from './fencing/fence-record.js';
@@ -41,12 +42,15 @@ import { ZstdThread } from './runtime/zstd-thread.js';
 import { NbdExports } from './runtime/nbd-exports.js';
 import { PeerClients } from './runtime/peer-clients.js';
 import { Service } from './runtime/service.js';
+import { DirectionRecords } from './runtime/direction-records.js';
+import { reversals, sourceGroupsNow } from './runtime/reversals.js';
 import { SourceOperations } from './runtime/source-operations.js';
 import { sourcePeers } from './runtime/source-peers.js';
 import { SourceSide } from './runtime/source-side.js';
 import { SourceStops } from './runtime/source-stops.js';
 import { SourceVms } from './runtime/source-vms.js';
 import { StopRecords } from './runtime/stop-records.js';
+import { TakeOvers } from './runtime/take-overs.js';
 import { TargetSide } from './runtime/target-side.js';
 import { readTlsFiles, type TlsMaterial } from './runtime/tls-files.js';
 import { EventRing } from './service/event-ring.js';
@@ -95,9 +99,14 @@ class Agent {
   private readonly sourceOperations = new SourceOperations(nodeClock);
   private readonly stops: SourceStops;
   private readonly peers: PeerClients;
+  /** Which way groups go here when that is not as the configuration says. */
+  private readonly directions: DirectionRecords;
+  private readonly takeOvers: TakeOvers;
   /** Resolved when the NBD socket is served: no VM can be started before. */
   private readonly serving = Promise.withResolvers<void>();
   private nextPurgeMs = 0;
+  private sourcesStarted = false;
+  private readonly starting = new Mutex();
   private listener: TlsListener | undefined;
   private api: ApiServer | undefined;
   private stopUpkeep: (() => Promise<void>) | undefined;
@@ -140,9 +149,29 @@ class Agent {
       this.boot,
     );
     this.peers = new PeerClients({ peers: () => this.config.peers, tls: () => this.tls });
+    this.vms = new SourceVms({
+      ...shared,
+      agent: config.agent,
+      hypervisors: config.hypervisors,
+      directory: `${dataDirectory}/attach`,
+      socketDirectory: listen.nbd.socketDirectory,
+      captureSocket: this.exports.socketPath,
+      mayAttach: (group) => this.permits.mayAttach(group),
+      attachAgain: (group) => this.permits.attachAgain(group),
+      clientCount: (exportName) => this.exports.clientCount(exportName),
+    });
+    this.directions = new DirectionRecords(storage, `${dataDirectory}/directions`);
+    const asked = sourcePeers(this.peers, nodeClock);
+    const addressOf = (peer: string): string | undefined =>
+      this.config.peers.find(({ name }) => name === peer)?.address;
     this.targets = new TargetSide({
       ...shared,
-      sources: sourcePeers(this.peers, nodeClock),
+      sources: asked,
+      reversal: reversals({
+        ...{ records: this.directions, peers: asked, vms: this.vms, events, addressOf },
+        targets: () => this.targets,
+        changed: () => this.startSources(),
+      }),
       exports: this.exports,
       directory: `${dataDirectory}/groups`,
       keys: this.keys,
@@ -155,17 +184,6 @@ class Agent {
         serving: this.serving.promise,
       },
       rebuildCatalogue: (group) => this.catalogue.rebuild(group),
-    });
-    this.vms = new SourceVms({
-      ...shared,
-      agent: config.agent,
-      hypervisors: config.hypervisors,
-      directory: `${dataDirectory}/attach`,
-      socketDirectory: listen.nbd.socketDirectory,
-      captureSocket: this.exports.socketPath,
-      mayAttach: (group) => this.permits.mayAttach(group),
-      attachAgain: (group) => this.permits.attachAgain(group),
-      clientCount: (exportName) => this.exports.clientCount(exportName),
     });
     this.sources = new SourceSide({
       agent: config.agent,
@@ -184,7 +202,7 @@ class Agent {
       bufferBytes: buffers.bufferBytes,
       spoolBytes: buffers.spoolBytes,
       openDevice: (location, access) => openDevice(location, access, { clock: nodeClock, tls: () => this.tls }),
-      addressOf: (peer) => this.config.peers.find(({ name }) => name === peer)?.address,
+      addressOf,
       alertsOf: (group) => [...this.permits.alertsOf(group), ...this.fences.alertsOf(group)],
     });
     this.stops = new SourceStops({
@@ -200,8 +218,15 @@ class Agent {
       clock: nodeClock,
       events,
       groups: () => this.staleGroups(),
-      policyOf: (name) => this.config.sourceGroups.find((group) => group.name === name)?.fencing ?? 'leave',
+      policyOf: (name) => this.sources.find(name)?.config.fencing ?? 'leave',
       driver: (name) => this.fencingDriver(name),
+    });
+    this.takeOvers = new TakeOvers({
+      ...{ records: this.directions, sources: this.sources, targets: this.targets, vms: this.vms },
+      ...{ fences: this.fences, storage, clock: nodeClock, events, site: config.site },
+      driver: (name) => this.recoveryDriver(name),
+      directory: `${dataDirectory}/machines`,
+      listens: listen.stream !== undefined,
     });
     this.slabs.onPressure = () => this.sources.relieve();
     this.health = new HealthChecks(this.sources, this.targets, storage, dataDirectory);
@@ -214,11 +239,14 @@ class Agent {
     await this.permits.load();
     await this.fences.load();
     await this.stops.load();
+    await this.directions.load();
     this.takeKeyFiles(config);
     await this.targets.open();
     await this.targets.declareAll(config.targetGroups);
     if (config.listen.stream !== undefined) await this.listenStream(config.listen.stream);
-    await this.sources.start(config);
+    this.sourcesStarted = true;
+    await this.takeOvers.resume();
+    await this.startSources();
     await this.nbd.listenUnix(this.exports.socketPath);
     this.serving.resolve();
     if (config.listen.nbd.tcp !== undefined) {
@@ -250,11 +278,17 @@ class Agent {
     await this.compressor.close();
   }
 
+  /** Opens what the configuration and the reversals say; nothing before it is its turn at the agent's start. */
+  private async startSources(): Promise<void> {
+    if (!this.sourcesStarted) return;
+    await this.starting.run(() => this.sources.start({ sourceGroups: sourceGroupsNow(this.config, this.directions) }));
+  }
+
   private staleGroups(): ReturnType<ConstructorParameters<typeof SourceFences>[0]['groups']> {
-    return this.sources.list().map(({ group }) => {
+    return this.sources.list().map(({ group, config }) => {
       const { links, sourceTimeMs } = group.status;
-      const vms = this.config.sourceGroups.find(({ name }) => name === group.name)?.vms ?? [];
-      return { name: group.name, links, sourceTimeMs, vms: vms.map(({ vm, hypervisor }) => ({ vm, hypervisor })) };
+      const vms = config.vms.map(({ vm, hypervisor }) => ({ vm, hypervisor }));
+      return { name: group.name, links, sourceTimeMs, vms };
     });
   }
 
@@ -304,6 +338,7 @@ class Agent {
       sources,
       sourceOperations: this.sourceOperations,
       stops: this.stops,
+      takeOvers: this.takeOvers,
       vms: this.vms,
       targets,
       exports,
@@ -341,6 +376,7 @@ class Agent {
     if (nodeClock.monotonicMs() < this.nextPurgeMs) return;
     this.nextPurgeMs = nodeClock.monotonicMs() + purgeMs;
     await this.targets.purge();
+    await this.takeOvers.purge();
   }
 
   /** All that can be refused is checked before anything changes. */
@@ -356,7 +392,7 @@ class Agent {
     this.takeKeyFiles(after);
     this.targets.dismiss((name) => after.peers.some((peer) => peer.name === name));
     await this.targets.declareAll(after.targetGroups);
-    await this.sources.start(after);
+    await this.startSources();
   }
 
   private takeKeyFiles(config: AgentConfig): void {

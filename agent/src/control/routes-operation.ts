@@ -18,7 +18,7 @@ import { everyone, operators, peersToo, readers, route, waitSignal, type Route }
 const operationParams = z.strictObject({ operation: operationIdSchema });
 
 /** What the target of a group may ask of its source. */
-const peerKinds: readonly OperationKind[] = ['stop-vms', 'start-vms'];
+const peerKinds: readonly OperationKind[] = ['stop-vms', 'start-vms', 'take-over'];
 
 /** A peer that the group is sent to, or comes from. Throws `forbidden`. */
 async function checkPeer(
@@ -28,8 +28,10 @@ async function checkPeer(
 ): Promise<void> {
   if (caller.role !== 'peer') return;
   const group = await service.group(name);
-  if (peerKinds.includes(kind) && group.role === 'source' && group.links.some(({ peer }) => peer === caller.name))
-    return;
+  const isPeer = group.links.some(({ peer }) => peer === caller.name);
+  if (peerKinds.includes(kind) && group.role === 'source' && isPeer) return;
+  // Asked again when it had been taken over already.
+  if (kind === 'take-over' && group.role === 'target' && isPeer) return;
   throw new TidemarkError('forbidden', `${caller.name} is a peer, and may not ask for a ${kind} of group ${name}`);
 }
 

@@ -90,6 +90,14 @@ export const errorTable = {
     retry: false,
     hint: 'Stop what writes to these disks, then say so (--source-stopped).',
   },
+  split: {
+    retry: false,
+    hint: 'Look at both sides. To give the old one up, ask again with --discard-source: its VMs are ended, their disks are kept.',
+  },
+  'direction-damaged': {
+    retry: false,
+    hint: 'Restore the file from a backup, or write it anew with the help of `tidemark status` of the other site.',
+  },
   'source-interrupted': {
     retry: true,
     hint: 'The source VMs run again; wait until the group protects, then try again.',

@@ -57,6 +57,13 @@ export class SourceFences {
     ];
   }
 
+  /** The group goes the other way now, and its VMs here are no more. Durable. */
+  async forget(group: string): Promise<void> {
+    await this.options.records.remove(group);
+    this.known.delete(group);
+    this.nextMs.delete(group);
+  }
+
   /** One look at every group; what fails is told once and tried again in the next. */
   async round(): Promise<void> {
     for (const group of this.options.groups()) {

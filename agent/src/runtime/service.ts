@@ -9,18 +9,13 @@ import type {
   CheckpointRequest,
   CheckpointSelector,
 } from '../service/checkpoint-schemas.js';
+import type { Expectation } from '../service/expectation.js';
 import type { EventRing } from '../service/event-ring.js';
 import type { EventPage, EventQuery } from '../service/event-schemas.js';
 import type { Forecast, ForecastRequest } from '../service/forecast-schemas.js';
 import type { DeclareGroup, GroupPolicy, RemoveGroup } from '../service/group-spec.js';
 import type { GroupStatus, VmAttachmentView } from '../service/group-schemas.js';
-import type {
-  Expectation,
-  Operation,
-  OperationPage,
-  OperationQuery,
-  OperationRequest,
-} from '../service/operation-schemas.js';
+import type { Operation, OperationPage, OperationQuery, OperationRequest } from '../service/operation-schemas.js';
 import type { AgentService, Caller } from '../service/service.js';
 import type { ViewRequest, ViewStatus } from '../service/view-schemas.js';
 import type { ReleaseRequest, VmList } from '../service/vm-schemas.js';
@@ -35,6 +30,7 @@ import type { SourceOperations } from './source-operations.js';
 import type { SourceSide } from './source-side.js';
 import type { SourceStops } from './source-stops.js';
 import type { SourceVms } from './source-vms.js';
+import type { TakeOvers } from './take-overs.js';
 import type { TargetSide } from './target-side.js';
 import { targetCheckpoint, targetStatus, viewsOf, viewStatus } from './target-status.js';
 import { vmList, vmView } from './vm-status.js';
@@ -46,6 +42,7 @@ export interface ServiceOptions {
   readonly sources: SourceSide;
   readonly sourceOperations: SourceOperations;
   readonly stops: SourceStops;
+  readonly takeOvers: TakeOvers;
   readonly vms: SourceVms;
   readonly targets: TargetSide;
   readonly exports: ExportHost;
@@ -57,6 +54,7 @@ export interface ServiceOptions {
 /** Waits until a checkpoint that was marked is durable, at most so long. */
 const checkpointWaitMs = 30_000;
 const viewIdleMs = 500;
+const takeOverMs = 24 * 3_600_000;
 
 export class Service implements AgentService {
   private readonly startedMs: number;
@@ -101,7 +99,13 @@ export class Service implements AgentService {
     const { sources, targets, exports } = this.options;
     const all = [
       ...sources.list().map((group) => group.status()),
-      ...(await Promise.all(targets.list().map((group) => targetStatus(group, exports)))),
+      // A history that a reversal closed stands behind the source group of the same name.
+      ...(await Promise.all(
+        targets
+          .list()
+          .filter(({ name }) => sources.find(name) === undefined)
+          .map((group) => targetStatus(group, exports)),
+      )),
     ];
     return all.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
   }
@@ -255,6 +259,7 @@ export class Service implements AgentService {
     }
     if (request.kind === 'stop-vms') return this.options.stops.stop(id, request, caller);
     if (request.kind === 'start-vms') return this.options.stops.start(id, request, caller);
+    if (request.kind === 'take-over') return this.takeOver(id, request, caller);
     if (source !== undefined) {
       throw new TidemarkError('request-invalid', `A ${request.kind} is started at the target agent of the group.`, {
         path: 'kind',
@@ -329,6 +334,22 @@ export class Service implements AgentService {
         await sleep(clock, 20);
       }
     }
+  }
+
+  /** By an operator: for the only target of the group. */
+  private takeOver(
+    id: string,
+    request: Extract<OperationRequest, { kind: 'take-over' }>,
+    caller: Caller,
+  ): Promise<Operation> {
+    const { sourceOperations, sources, takeOvers } = this.options;
+    const { group, arguments: args } = request;
+    const peer = caller.role === 'peer' ? caller.name : (sources.find(group)?.config.targets[0]?.peer ?? caller.name);
+    return Promise.resolve(
+      sourceOperations.follow(id, request, caller.name, (progress) =>
+        takeOvers.run({ id, group, peer }, args, progress, AbortSignal.timeout(takeOverMs)),
+      ),
+    );
   }
 
   private async adopt(

@@ -3,8 +3,9 @@
  * disks with the replica anyway, so a forgotten sync is a sync that was done. What else there is keeps its own records.
  */
 import type { Clock } from '../core/clock.js';
-import { TidemarkError } from '../core/errors.js';
-import type { Operation, OperationQuery } from '../service/operation-schemas.js';
+import { isTidemarkError, TidemarkError } from '../core/errors.js';
+import { toApiError } from '../service/error-schema.js';
+import type { Operation, OperationQuery, OperationRequest } from '../service/operation-schemas.js';
 import type { SourceHandle } from './source-side.js';
 
 /** Ended ones above it are forgotten, oldest first. */
@@ -64,11 +65,46 @@ export class SourceOperations {
       error: null,
     };
     this.put(started);
-    this.follow(source, started, chosen);
+    this.followSync(source, started, chosen);
     return started;
   }
 
-  private follow(source: SourceHandle, operation: Operation, disks: ReadonlySet<string>): void {
+  /**
+   * Runs what is asked for, once for each id: a repeated request finds it. It lives in memory; what it does must be able to
+   * go on when a later start is asked again.
+   */
+  follow(
+    id: string,
+    { kind, group, arguments: args }: OperationRequest,
+    drivenBy: string,
+    run: (progress: (doneBytes: number, totalBytes: number) => void) => Promise<Record<string, unknown>>,
+  ): Operation {
+    const known = this.known.get(id);
+    if (known !== undefined && known.state !== 'failed') return known;
+    const startedMs = this.clock.wallMs();
+    let now: Operation = {
+      ...{ id, kind, group, arguments: { ...args }, state: 'running', step: 'started', progress: null, drivenBy },
+      ...{ revision: (known?.revision ?? 0) + 1, startedMs, finishedMs: null, result: null, error: null },
+    };
+    const change = (changes: Partial<Operation>): void => {
+      now = { ...now, ...changes, revision: now.revision + 1 };
+      this.put(now);
+    };
+    this.put(now);
+    const finishedMs = (): number => this.clock.wallMs();
+    run((doneBytes, totalBytes) =>
+      change({ progress: { doneBytes, totalBytes, bytesPerSecond: 0, secondsLeft: null } }),
+    ).then(
+      (result) => change({ state: 'succeeded', step: 'done', progress: null, finishedMs: finishedMs(), result }),
+      (error: unknown) => {
+        if (!isTidemarkError(error)) throw error;
+        change({ state: 'failed', progress: null, finishedMs: finishedMs(), error: toApiError(error) });
+      },
+    );
+    return now;
+  }
+
+  private followSync(source: SourceHandle, operation: Operation, disks: ReadonlySet<string>): void {
     const { links } = source.group.status;
     const syncs = links.flatMap((link) => link.syncs).filter(({ disk }) => disks.has(disk));
     const doneBytes = syncs.reduce((sum, sync) => sum + sync.doneBytes, 0);
@@ -89,7 +125,7 @@ export class SourceOperations {
         }
       : { ...operation, revision, progress: { doneBytes, totalBytes, bytesPerSecond, secondsLeft } };
     this.put(next);
-    if (!over) this.clock.after(lookMs, () => this.follow(source, next, disks));
+    if (!over) this.clock.after(lookMs, () => this.followSync(source, next, disks));
   }
 
   /** Takes the operation as it is now; a later one of that id replaces it. */

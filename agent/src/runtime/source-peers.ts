@@ -4,6 +4,7 @@ import { sleep, type Clock } from '../core/clock.js';
 import { isTidemarkError, TidemarkError } from '../core/errors.js';
 import { fromApiError } from '../service/error-schema.js';
 import type { Operation, OperationRequest } from '../service/operation-schemas.js';
+import type { Reversal } from '../target/reversal.js';
 import type { SourcePeers } from '../target/source-peers.js';
 import type { PeerClients } from './peer-clients.js';
 
@@ -12,6 +13,8 @@ const awayMs = 60_000;
 const againMs = 500;
 /** Besides the time-outs that the request itself names. */
 const spareMs = 180_000;
+/** It copies disks when they are not raw. */
+const takeOverMs = 24 * 3_600_000;
 
 const stopSchema = z.object({
   checkpoint: z.string().nullable(),
@@ -20,7 +23,10 @@ const stopSchema = z.object({
   stopped: z.array(z.string()),
 });
 
-export function sourcePeers(peers: PeerClients, clock: Clock): SourcePeers {
+/** What a target asks of its source agents; `takeOver`: of the site that it is reversed to. */
+export type AskedPeers = SourcePeers & Pick<Reversal, 'takeOver'>;
+
+export function sourcePeers(peers: PeerClients, clock: Clock): AskedPeers {
   /** Starts, or finds, the operation at the peer and follows it to its end. */
   const run = async (
     peer: string,
@@ -75,6 +81,14 @@ export function sourcePeers(peers: PeerClients, clock: Clock): SourcePeers {
       const parsed = stopSchema.safeParse(ended(peer, operation).result);
       if (parsed.success) return parsed.data;
       throw new TidemarkError('protocol-version', `${peer} ended ${id} with a result that is not understood here.`);
+    },
+    takeOver: async (peer, { id, group, arguments: args, signal }, onProgress) => {
+      const request = { kind: 'take-over', group, arguments: args } as const;
+      const limits = { deadlineMs: takeOverMs, firstMs: 0, signal };
+      const operation = await run(peer, id, request, limits, ({ progress }) => {
+        if (progress !== null) onProgress(progress.doneBytes, progress.totalBytes);
+      });
+      return ended(peer, operation).result ?? {};
     },
     start: async (peer, { id, group, stop, signal }) => {
       const request = { kind: 'start-vms', group, arguments: { stop } } as const;

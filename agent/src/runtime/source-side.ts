@@ -111,6 +111,21 @@ export class SourceSide {
     this.running.clear();
   }
 
+  /** The group is not captured any more. One that is not there is no error. */
+  async remove(name: string): Promise<void> {
+    this.retries.get(name)?.cancel();
+    this.retries.delete(name);
+    this.failures.delete(name);
+    const running = this.running.get(name);
+    if (running === undefined) return;
+    const { exports, vms } = this.options;
+    await vms.closeGroup(name);
+    await running.disks.unexport();
+    await Promise.all(running.exportNames.map((exportName) => exports.remove(exportName)));
+    await this.close(running);
+    this.running.delete(name);
+  }
+
   private vmDiskHost(group: SourceGroup, exportNames: string[]): VmDiskHost {
     const { vms, exports } = this.options;
     return {

@@ -213,6 +213,12 @@ export class SourceVms {
     return found.map(({ attachment }) => attachment);
   }
 
+  /** Takes the group's mirrors away in order. */
+  async closeGroup(group: string): Promise<void> {
+    await Promise.all(this.of(group).map((attachment) => attachment.close()));
+    this.kept = this.kept.filter((each) => each.group !== group);
+  }
+
   /** Takes all mirrors away in order. */
   async close(): Promise<void> {
     await Promise.all(this.kept.map(({ attachment }) => attachment.close()));

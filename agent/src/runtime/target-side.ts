@@ -9,7 +9,8 @@ import type { Connection } from '../core/transport.js';
 import { recoverGroup } from '../recovery/group-recovery.js';
 import type { RecoveryEnvironment } from '../recovery/room.js';
 import type { GroupPolicy, TargetGroupConfig, TargetGroupSpec } from '../service/group-spec.js';
-import { TargetGroup } from '../target/group.js';
+import { TargetGroup, type GroupDeclaration } from '../target/group.js';
+import type { Reversal } from '../target/reversal.js';
 import { TargetSession } from '../target/session.js';
 import type { SourcePeers } from '../target/source-peers.js';
 import type { ViewListener } from '../target/views.js';
@@ -32,6 +33,7 @@ export interface TargetSideOptions {
   readonly keys: KeyFiles;
   /** The source agents' control APIs. */
   readonly sources: SourcePeers;
+  readonly reversal: Reversal;
   /** How VMs come back. */
   readonly recovery: RecoveryEnvironment;
   /** Remakes the group's rows in the catalogue. */
@@ -119,8 +121,13 @@ export class TargetSide {
     }
   }
 
-  /** Creates the group, or changes the settings of one that has the same streams. */
-  declare(name: string, spec: TargetGroupSpec, ownership: Ownership): Promise<TargetGroup> {
+  /** Creates the group, above the epoch of `parent`, or changes the settings of one that has the same streams. */
+  declare(
+    name: string,
+    spec: TargetGroupSpec,
+    ownership: Ownership,
+    parent?: GroupDeclaration['parent'],
+  ): Promise<TargetGroup> {
     return this.changes.run(async () => {
       if (spec.recovery !== undefined) this.options.recovery.driver(spec.recovery.hypervisor);
       const known = this.groups.get(name);
@@ -141,6 +148,7 @@ export class TargetSide {
         streams: spec.streams,
         disks: spec.disks,
         settings: settingsOf(spec, { owner: ownership.owner, policyRevision: 1 }),
+        parent,
       });
       this.groups.set(name, group);
       this.options.events.emit('group-declared', { group: name });
@@ -285,7 +293,8 @@ export class TargetSide {
   }
 
   private groupOptions(name: string, key: Uint8Array | undefined): Parameters<typeof TargetGroup.open>[0] {
-    const { storage, clock, random, events, directory, exports, sources, recovery, rebuildCatalogue } = this.options;
+    const { storage, clock, random, events, directory, exports, sources, reversal, recovery, rebuildCatalogue } =
+      this.options;
     return {
       storage,
       clock,
@@ -293,6 +302,7 @@ export class TargetSide {
       events,
       key,
       sources,
+      reversal,
       directory: `${directory}/${name}`,
       views: this.viewListener(name),
       onFailed: () => this.reopen(name),

@@ -1,12 +1,14 @@
-/** Copies an NBD export into a file with `qemu-img convert`; sparse, never over an existing file. */
+/** Copies an NBD export, or an image, into a file with `qemu-img convert`; sparse, never over an existing file. */
 import { spawn } from 'node:child_process';
 import { access, open, rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { TidemarkError } from '../core/errors.js';
 
 export interface Conversion {
-  /** NBD URI. */
+  /** NBD URI, or a file. */
   readonly uri: string;
+  /** Default: raw. */
+  readonly sourceFormat?: string;
   /** Must not exist (`storage-exists`); appears under this name only when whole. */
   readonly file: string;
   readonly format: 'raw' | 'qcow2';
@@ -17,13 +19,13 @@ export interface Conversion {
 
 /** Throws `storage-exists`, `storage-io` (with qemu-img's own words), or the signal's reason. */
 export async function convertDisk(conversion: Conversion): Promise<void> {
-  const { uri, file, format, signal } = conversion;
+  const { uri, file, format, signal, sourceFormat = 'raw' } = conversion;
   if (await exists(file)) throw new TidemarkError('storage-exists', `${file} exists`, { path: file });
   signal.throwIfAborted();
   const partial = `${file}.partial`;
   await rm(partial, { force: true });
   try {
-    await runQemuImg(['convert', '-p', '-W', '-f', 'raw', '-O', format, uri, partial], conversion);
+    await runQemuImg(['convert', '-p', '-W', '-f', sourceFormat, '-O', format, uri, partial], conversion);
     await sync(partial);
     await rename(partial, file);
     await sync(dirname(file));

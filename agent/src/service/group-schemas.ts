@@ -8,7 +8,7 @@ import { viewStatusSchema } from './view-schemas.js';
 
 /**
  * Source: initial, protecting, resyncing, disconnected, fenced, forked. Target: initial (no complete checkpoint yet),
- * protecting, resyncing, disconnected, paused (out of space), failed-over, committing, committed, forked.
+ * protecting, resyncing, disconnected, paused (out of space), failed-over, committing, committed, reversed, forked.
  */
 export const groupStateSchema = z.enum([
   'initial',
@@ -19,6 +19,7 @@ export const groupStateSchema = z.enum([
   'failed-over',
   'committing',
   'committed',
+  'reversed',
   'fenced',
   'forked',
 ]);

@@ -1,6 +1,6 @@
 /** What a person declares of a target group: by the configuration file or by the API, the same schema. */
 import { z } from 'zod';
-import { expectationSchema } from './operation-schemas.js';
+import { expectationSchema } from './expectation.js';
 import { recoverySpecSchema } from './recovery-spec.js';
 import { nameSchema } from './scalars.js';
 import { sizeSchema } from './sizes.js';

@@ -6,14 +6,11 @@
 import { z } from 'zod';
 import { checkpointSelectorSchema } from './checkpoint-schemas.js';
 import { apiErrorSchema } from './error-schema.js';
+import { expectationSchema } from './expectation.js';
+import { diskSizeSchema, historySchema, intervalSchema } from './group-spec.js';
+import { siteRecoverySchema } from './recovery-spec.js';
 import { bytesSchema, countSchema, nameSchema, operationIdSchema, secondsSchema, timeMsSchema } from './scalars.js';
-
-/** What the caller believed; the agent refuses with `stale-epoch` / `stale-revision` when it is not so any more. */
-export const expectationSchema = z.strictObject({
-  epoch: countSchema.optional(),
-  policyRevision: countSchema.optional(),
-});
-export type Expectation = z.infer<typeof expectationSchema>;
+import { sizeSchema } from './sizes.js';
 
 const absolutePath = z
   .string()
@@ -30,6 +27,36 @@ function request<Kind extends string, Arguments extends z.ZodObject>(kind: Kind,
 }
 
 const none = z.strictObject({});
+
+const reverseShape = {
+  discardSource: z
+    .boolean()
+    .default(false)
+    .describe('Ends VMs that still run where the group came from; without it they are a `split`'),
+  keepOldDisksDays: z
+    .number()
+    .min(0)
+    .max(365)
+    .default(7)
+    .describe('Days that history, and disks that an earlier recovery made, stay; files of a person are never deleted'),
+  encryptionKeyFile: absolutePath
+    .optional()
+    .describe('Key file on the host of the other agent; needed when the group is encrypted here'),
+};
+const reverseArguments = z.strictObject({
+  ...reverseShape,
+  recovery: siteRecoverySchema
+    .optional()
+    .describe('How VMs come back there. Default: as here, with the networks the other way round and addresses kept'),
+});
+export type ReverseArguments = z.infer<typeof reverseArguments>;
+/** What the group at the other site has of this one's. */
+const policySchema = z.strictObject({
+  history: historySchema,
+  checkpointIntervalSeconds: intervalSchema,
+  newDisks: z.enum(['accept', 'refuse']),
+  diskSizeMax: sizeSchema,
+});
 
 const stopArguments = z.strictObject({
   timeoutSeconds: z.number().min(1).max(7200).default(120).describe('Until a guest that was asked must be off'),
@@ -85,6 +112,25 @@ export const operationRequestSchema = z.discriminatedUnion('kind', [
     }),
   ),
   request('commit', none),
+  /**
+   * After a commit: the site that the group came from protects the VMs that run here. Its old disks are where the first
+   * sync begins, so only what differs is sent.
+   */
+  request('reverse', reverseArguments),
+  /** At the site that shall protect from now on; a `reverse` asks for it by itself. */
+  request(
+    'take-over',
+    z.strictObject({
+      parent: z.strictObject({ epoch: countSchema.min(1), branch: z.string().regex(/^[0-9a-f]{16}$/) }),
+      disks: z
+        .array(z.strictObject({ name: nameSchema, sizeBytes: diskSizeSchema }))
+        .min(1)
+        .max(256),
+      policy: policySchema,
+      recovery: siteRecoverySchema,
+      ...reverseShape,
+    }),
+  ),
   /** After a failover: boots what does not run, and checks again. */
   request('boot', none),
   /** Boots the VMs of a checkpoint apart from everything, checks them, and leaves nothing behind. */

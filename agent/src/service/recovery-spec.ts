@@ -89,28 +89,35 @@ export const recoveryVmSchema = z.strictObject({
 });
 export type RecoveryVm = z.infer<typeof recoveryVmSchema>;
 
-export const recoverySpecSchema = z
-  .strictObject({
-    hypervisor: nameSchema.describe("One of this agent's hypervisors"),
-    vms: z.array(recoveryVmSchema).min(1).max(256),
-    testNetwork: z
-      .union([z.literal('isolated'), networkNameSchema])
-      .default('isolated')
-      .describe('Of drills. isolated: one of its own for each drill, which leads nowhere'),
-    uncommittedHours: z
-      .number()
-      .min(0.001)
-      .max(8760)
-      .default(24)
-      .describe('Hours after a failover until `afterwards` is done'),
-    afterwards: z.enum(['remind', 'commit', 'rollback']).default('remind'),
-  })
-  .superRefine(({ vms }, context) => {
-    for (const [index, { vm }] of vms.entries())
-      if (vms.findIndex((other) => other.vm === vm) < index)
-        context.addIssue({ code: 'custom', path: ['vms', index, 'vm'], message: `${vm} is listed twice` });
-  });
+const recoveryShape = z.strictObject({
+  hypervisor: nameSchema.describe("One of this agent's hypervisors"),
+  vms: z.array(recoveryVmSchema).min(1).max(256),
+  testNetwork: z
+    .union([z.literal('isolated'), networkNameSchema])
+    .default('isolated')
+    .describe('Of drills. isolated: one of its own for each drill, which leads nowhere'),
+  uncommittedHours: z
+    .number()
+    .min(0.001)
+    .max(8760)
+    .default(24)
+    .describe('Hours after a failover until `afterwards` is done'),
+  afterwards: z.enum(['remind', 'commit', 'rollback']).default('remind'),
+});
+
+/** Checks that hold between properties. */
+const checkRecovery = ({ vms }: { readonly vms: readonly RecoveryVm[] }, context: z.RefinementCtx): void => {
+  for (const [index, { vm }] of vms.entries())
+    if (vms.findIndex((other) => other.vm === vm) < index)
+      context.addIssue({ code: 'custom', path: ['vms', index, 'vm'], message: `${vm} is listed twice` });
+};
+
+export const recoverySpecSchema = recoveryShape.superRefine(checkRecovery);
 export type RecoverySpec = z.infer<typeof recoverySpecSchema>;
+
+/** Of a site whose hypervisor its own agent knows. */
+export const siteRecoverySchema = recoveryShape.omit({ hypervisor: true }).superRefine(checkRecovery);
+export type SiteRecovery = z.infer<typeof siteRecoverySchema>;
 
 function isCidr(text: string): boolean {
   const [address = '', prefix = '', ...rest] = text.split('/');

@@ -28,6 +28,7 @@ import { Manifest, type DiskRecord } from './manifest.js';
 import { Operations, type OperationPlan } from './operations.js';
 import { ReplicaSet } from './replica-set.js';
 import { Seeding } from './seeding.js';
+import type { Reversal } from './reversal.js';
 import type { SourcePeers } from './source-peers.js';
 import type { SessionGroup, TargetSession } from './session.js';
 import type { TransitionHost } from './transition-host.js';
@@ -47,6 +48,8 @@ export interface GroupDeclaration {
     readonly seed?: string | undefined;
   }[];
   readonly settings: Partial<GroupSettings>;
+  /** The group goes on from another's history (a reversal): its epoch, above which this one begins. */
+  readonly parent?: { readonly epoch: number; readonly branch: string } | undefined;
 }
 
 export interface GroupOptions {
@@ -61,6 +64,8 @@ export interface GroupOptions {
   readonly onFailed: (error: Error) => void;
   /** The source agents' control APIs; left out: no move. */
   readonly sources?: SourcePeers;
+  /** Left out: no reversal. */
+  readonly reversal?: Reversal | undefined;
   /** How the group's VMs come back; left out: disks only. */
   readonly machines?: (group: TargetGroup) => GroupMachines;
   /** Operations besides the transitions (export, verify, …). */
@@ -102,6 +107,7 @@ export class TargetGroup implements SessionGroup {
     plans: (group: TargetGroup) => ReadonlyMap<string, OperationPlan>,
     private readonly onFailed: (error: Error) => void,
     sources: SourcePeers | undefined,
+    reversal: Reversal | undefined,
   ) {
     const { manifest, journal, replicas, clock } = context;
     this.seeding = new Seeding(context);
@@ -128,6 +134,7 @@ export class TargetGroup implements SessionGroup {
       sourcesAway: () =>
         [...manifest.state.streams].flatMap(([stream, name]) => (this.sessions.has(stream) ? [] : [name])),
       sources,
+      reversal,
       takeBarrier: (label: string) => this.takeBarrier('tagged', label),
       waitForCheckpoint: (id: string, timeoutMs: number) => this.waitForCheckpoint(id, timeoutMs),
       closing: this.closing.signal,
@@ -164,6 +171,7 @@ export class TargetGroup implements SessionGroup {
     const settings = groupSettingsSchema.parse({ declaredDisks, ...declaration.settings });
     const streams = new Map(declaration.streams.map((name, index) => [name, index]));
     const uuid = Buffer.from(random.bytes(16)).toString('hex');
+    const { parent } = declaration;
     const first = [
       { type: 'settings' as const, settings: { ...settings } },
       ...declaration.streams.map((name, index) => ({ type: 'stream' as const, index, name })),
@@ -177,8 +185,9 @@ export class TargetGroup implements SessionGroup {
       }),
       {
         type: 'epoch' as const,
-        epoch: 1,
+        epoch: (parent?.epoch ?? 0) + 1,
         branch: Buffer.from(random.bytes(8)).toString('hex'),
+        ...(parent === undefined ? {} : { parentBranch: parent.branch }),
         holder: 'source' as const,
         reason: 'created',
         wallMs: clock.wallMs(),
@@ -255,6 +264,7 @@ export class TargetGroup implements SessionGroup {
       options.plans ?? (() => new Map()),
       options.onFailed,
       options.sources,
+      options.reversal,
     );
     await opened.upkeep.resumePromotion();
     await opened.views.reopen();

@@ -1,5 +1,6 @@
 /** What the group's manifest (a record log, see core/record-log.ts) says: everything that data safety rests on. */
 import { z } from 'zod';
+import { groupStates } from './state-machine.js';
 
 const sequence = z.number().int().nonnegative().max(Number.MAX_SAFE_INTEGER);
 export const positionSchema = z.strictObject({ incarnation: z.number().int().nonnegative(), sequence });
@@ -127,7 +128,7 @@ export const manifestRecordSchema = z.discriminatedUnion('type', [
     drivenBy: z.string(),
     wallMs: z.number(),
   }),
-  z.strictObject({ type: z.literal('state'), state: z.enum(['protecting', 'failed-over', 'committing', 'committed']) }),
+  z.strictObject({ type: z.literal('state'), state: z.enum(groupStates) }),
   z.strictObject({ type: z.literal('settings'), settings: z.record(z.string(), z.unknown()) }),
 ]);
 export type ManifestRecord = z.infer<typeof manifestRecordSchema>;

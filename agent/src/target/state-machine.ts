@@ -7,10 +7,11 @@
  * | failed-over | the target holds the epoch; a production view runs; uncommitted |
  * | committing | past the point of no return: disks are being made permanent |
  * | committed | the disks are files of their own; the old source is fenced |
+ * | reversed | the old source's site protects the VMs that run here; this history is kept, and nothing is added to it |
  */
 import { TidemarkError } from '../core/errors.js';
 
-export const groupStates = ['protecting', 'failed-over', 'committing', 'committed'] as const;
+export const groupStates = ['protecting', 'failed-over', 'committing', 'committed', 'reversed'] as const;
 export type GroupState = (typeof groupStates)[number];
 
 export const transitions = {
@@ -18,6 +19,7 @@ export const transitions = {
   move: { from: ['protecting'], to: 'failed-over' },
   rollback: { from: ['failed-over'], to: 'protecting' },
   commit: { from: ['failed-over'], to: 'committed' },
+  reverse: { from: ['committed'], to: 'reversed' },
 } as const satisfies Record<string, { from: readonly GroupState[]; to: GroupState }>;
 export type TransitionAction = keyof typeof transitions;
 

@@ -1,6 +1,7 @@
 /** What failover, move, rollback and commit need of the group besides its context. */
 import type { GroupMachines } from './machines.js';
 import type { Checkpoint } from './manifest-records.js';
+import type { Reversal } from './reversal.js';
 import type { SourcePeers } from './source-peers.js';
 import type { ViewRegistry } from './views.js';
 
@@ -14,6 +15,8 @@ export interface TransitionHost {
   sourcesAway(): string[];
   /** Undefined: they cannot be asked (a group without an agent around it). */
   readonly sources: SourcePeers | undefined;
+  /** Undefined: no reversal (a group without an agent around it). */
+  readonly reversal: Reversal | undefined;
   /** A tagged checkpoint over several source agents, now; its id. */
   takeBarrier(label: string): Promise<string>;
   /** Rejects when the checkpoint is not there in time. */

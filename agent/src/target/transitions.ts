@@ -15,6 +15,7 @@ import { resolveCheckpoint, type CheckpointSelector } from './checkpoints.js';
 import type { GroupContext } from './context.js';
 import type { OperationPlan, OperationRecord, OperationResult, OperationStep } from './operations.js';
 import { movePlan, startedAgain } from './move.js';
+import { reversePlan } from './reversal.js';
 import { checkTransition, type GroupState, type TransitionAction } from './state-machine.js';
 import type { TransitionHost } from './transition-host.js';
 
@@ -37,6 +38,7 @@ export function transitionPlans(host: TransitionHost): Map<string, OperationPlan
       },
     ],
     ['move', movePlan(host, failoverSteps(host))],
+    ['reverse', reversePlan(host)],
     ['rollback', { ...always, prepare: (group) => prepareOnView(group, 'rollback'), steps: rollbackSteps(host) }],
     [
       'commit',

@@ -121,6 +121,24 @@ export function addTransitionCommands(program: Command, context: CliContext): vo
     ),
     (name, options) => ({ kind: 'move', group: name, arguments: stopArgumentsOf(options) }),
   );
+  operation<OperationOptions & { discardSource?: boolean; keepDays: string; encryptionKeyFile?: string }>(
+    group
+      .command('reverse')
+      .argument('<group>')
+      .description('after a commit: protect the VMs here back to where they came from; only what differs is sent')
+      .option('--discard-source', 'end VMs that still run there; without it that is a split, and refused')
+      .option('--keep-days <days>', 'how long the history here, and disks that a recovery made, stay', '7')
+      .option('--encryption-key-file <file>', 'on the host of the other agent; needed when the group is encrypted'),
+    (name, { discardSource, keepDays, encryptionKeyFile }) => ({
+      kind: 'reverse',
+      group: name,
+      arguments: {
+        discardSource: discardSource === true,
+        keepOldDisksDays: numberOf(keepDays, 'keep-days'),
+        ...(encryptionKeyFile === undefined ? {} : { encryptionKeyFile }),
+      },
+    }),
+  );
   operation<StopOptions & { order?: string[]; target?: string }>(
     stopOptions(
       group

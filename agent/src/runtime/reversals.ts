@@ -1,0 +1,77 @@
+/** Reversals of target groups: what they need of the agent around the group, and which way each group goes at it. */
+import type { AgentConfig } from '../config/schema.js';
+import { sourceGroupSchema, type SourceGroupConfig } from '../config/schema-groups.js';
+import { TidemarkError } from '../core/errors.js';
+import type { EventSink } from '../core/events.js';
+import type { GroupContext } from '../target/context.js';
+import type { Reversal, TakeOver } from '../target/reversal.js';
+import type { DirectionRecords } from './direction-records.js';
+import type { AskedPeers } from './source-peers.js';
+import type { SourceVms } from './source-vms.js';
+import type { TargetSide } from './target-side.js';
+
+export interface ReversalOptions {
+  readonly records: DirectionRecords;
+  readonly peers: AskedPeers;
+  readonly vms: SourceVms;
+  readonly targets: () => TargetSide;
+  readonly events: EventSink;
+  /** Stream address of a peer; undefined when the configuration names none. */
+  readonly addressOf: (peer: string) => string | undefined;
+  /** Source groups of this moment are opened; nothing before the agent has started them. */
+  readonly changed: () => Promise<void>;
+}
+
+export function reversals(options: ReversalOptions): Reversal {
+  const { records, peers, vms, targets, events, addressOf, changed } = options;
+  return {
+    check: async (group, peer) => {
+      peers.check(peer);
+      if (addressOf(peer) === undefined)
+        throw new TidemarkError('config-invalid', `Peer ${peer} has no address: this agent could not send to it.`, {
+          path: 'peers',
+        });
+      const plans = await vms.plan(sourceOf(group, peer));
+      const known = new Set([...group.manifest.state.disks.values()].map(({ name }) => name));
+      const missing = [...known].filter((name) => !plans.some((plan) => plan.name === name));
+      if (missing.length > 0)
+        throw new TidemarkError('disk-unknown', `No VM here has ${missing.join(', ')} of group ${group.name}.`);
+      return { disks: plans.map(({ name, sizeBytes }) => ({ name, sizeBytes })), policy: policyOf(targets(), group) };
+    },
+    takeOver: (peer, request, onProgress) => peers.takeOver(peer, request, onProgress),
+    turn: async (group, peer, operation) => {
+      const { name } = group;
+      if (records.get(name)?.operation !== operation) {
+        const config = sourceOf(group, peer);
+        await records.save({ version: 1, role: 'source', group: name, operation, config });
+        events.emit('group-turned', { group: name, role: 'source', operation });
+      }
+      await changed();
+    },
+    isEncrypted: (name) => targets().policy(name).spec.encryptionKeyFile !== undefined,
+  };
+}
+
+/** Source groups as they are now: the configuration's, but for those that a reversal turned. */
+export function sourceGroupsNow(config: AgentConfig, records: DirectionRecords): SourceGroupConfig[] {
+  const turned = records.list();
+  return [
+    ...config.sourceGroups.filter(({ name }) => !turned.some(({ group }) => group === name)),
+    ...turned.flatMap((record) => (record.role === 'source' ? [record.config] : [])),
+  ];
+}
+
+function sourceOf({ name, settings }: GroupContext, peer: string): SourceGroupConfig {
+  const { recovery, checkpointIntervalMs } = settings;
+  return sourceGroupSchema.parse({
+    name,
+    targets: [{ peer }],
+    checkpointIntervalSeconds: checkpointIntervalMs / 1000,
+    vms: (recovery?.vms ?? []).map(({ vm }) => ({ vm, hypervisor: recovery?.hypervisor })),
+  });
+}
+
+function policyOf(targets: TargetSide, { name }: GroupContext): TakeOver['policy'] {
+  const { history, checkpointIntervalSeconds, newDisks, diskSizeMax } = targets.policy(name).spec;
+  return { history, checkpointIntervalSeconds, newDisks, diskSizeMax };
+}
