@@ -161,6 +161,7 @@ class Agent {
       clientCount: (exportName) => this.exports.clientCount(exportName),
     });
     this.directions = new DirectionRecords(storage, `${dataDirectory}/directions`);
+    const spoolDirectory = buffers.spoolDirectory ?? `${dataDirectory}/spool`;
     const asked = sourcePeers(this.peers, nodeClock);
     const addressOf = (peer: string): string | undefined =>
       this.config.peers.find(({ name }) => name === peer)?.address;
@@ -168,7 +169,7 @@ class Agent {
       ...shared,
       sources: asked,
       reversal: reversals({
-        ...{ records: this.directions, peers: asked, vms: this.vms, events, addressOf },
+        ...{ records: this.directions, peers: asked, vms: this.vms, events, addressOf, storage, spoolDirectory },
         targets: () => this.targets,
         changed: () => this.startSources(),
       }),
@@ -198,7 +199,7 @@ class Agent {
         software: version,
       },
       exports: this.exports,
-      directory: buffers.spoolDirectory ?? `${dataDirectory}/spool`,
+      directory: spoolDirectory,
       bufferBytes: buffers.bufferBytes,
       spoolBytes: buffers.spoolBytes,
       openDevice: (location, access) => openDevice(location, access, { clock: nodeClock, tls: () => this.tls }),
@@ -224,6 +225,7 @@ class Agent {
     this.takeOvers = new TakeOvers({
       ...{ records: this.directions, sources: this.sources, targets: this.targets, vms: this.vms },
       ...{ fences: this.fences, storage, clock: nodeClock, events, site: config.site },
+      configured: (group) => sourceGroupsNow(this.config, this.directions).find(({ name }) => name === group),
       driver: (name) => this.recoveryDriver(name),
       directory: `${dataDirectory}/machines`,
       listens: listen.stream !== undefined,
@@ -376,6 +378,7 @@ class Agent {
     if (nodeClock.monotonicMs() < this.nextPurgeMs) return;
     this.nextPurgeMs = nodeClock.monotonicMs() + purgeMs;
     await this.targets.purge();
+    await this.takeOvers.resume();
     await this.takeOvers.purge();
   }
 

@@ -36,6 +36,8 @@ const targetSchema = z.object({
   vms: z.array(z.object({ hypervisor: nameSchema, name: z.string(), uuid: z.string() })),
   /** Disks that an earlier recovery made here are set aside, until this moment (wall clock). */
   keepUntilMs: z.number(),
+  /** The old VMs are gone, and the target group is declared. */
+  settled: z.boolean(),
 });
 
 const recordSchema = z.discriminatedUnion('role', [sourceSchema, targetSchema]);

@@ -39,6 +39,9 @@ const warnings = new Set([
   'sync-read-failed',
   'sync-unavailable',
   'upkeep-failed',
+  'old-vm-left',
+  'source-discarded',
+  'take-over-unfinished',
   'vm-attach-failed',
   'vm-released',
 ]);

@@ -3,6 +3,7 @@ import type { AgentConfig } from '../config/schema.js';
 import { sourceGroupSchema, type SourceGroupConfig } from '../config/schema-groups.js';
 import { TidemarkError } from '../core/errors.js';
 import type { EventSink } from '../core/events.js';
+import type { Storage } from '../core/storage.js';
 import type { GroupContext } from '../target/context.js';
 import type { Reversal, TakeOver } from '../target/reversal.js';
 import type { DirectionRecords } from './direction-records.js';
@@ -20,10 +21,13 @@ export interface ReversalOptions {
   readonly addressOf: (peer: string) => string | undefined;
   /** Source groups of this moment are opened; nothing before the agent has started them. */
   readonly changed: () => Promise<void>;
+  readonly storage: Storage;
+  /** Spools and epoch files of the links lie below it. */
+  readonly spoolDirectory: string;
 }
 
 export function reversals(options: ReversalOptions): Reversal {
-  const { records, peers, vms, targets, events, addressOf, changed } = options;
+  const { records, peers, vms, targets, events, addressOf, changed, storage, spoolDirectory } = options;
   return {
     check: async (group, peer) => {
       peers.check(peer);
@@ -43,6 +47,8 @@ export function reversals(options: ReversalOptions): Reversal {
       const { name } = group;
       if (records.get(name)?.operation !== operation) {
         const config = sourceOf(group, peer);
+        // The epoch that its links knew when the group last went this way is of a history that is over.
+        await storage.removeTree(`${spoolDirectory}/${name}`);
         await records.save({ version: 1, role: 'source', group: name, operation, config });
         events.emit('group-turned', { group: name, role: 'source', operation });
       }

@@ -7,10 +7,12 @@
  * lifted, the VMs' definitions are kept as files and forgotten by the hypervisor, an earlier history is retired, the target
  * group is declared.
  */
+import type { SourceGroupConfig } from '../config/schema-groups.js';
 import type { SourceFences } from '../fencing/source-fences.js';
 import type { Clock } from '../core/clock.js';
 import { isTidemarkError, TidemarkError } from '../core/errors.js';
 import type { EventSink } from '../core/events.js';
+import { Mutex } from '../core/mutex.js';
 import type { Storage } from '../core/storage.js';
 import type { Hypervisor, Vm } from '../hypervisor/hypervisor.js';
 import type { RecoveryDriver } from '../recovery/driver.js';
@@ -31,6 +33,8 @@ export interface TakeOverOptions {
   readonly targets: TargetSide;
   readonly vms: SourceVms;
   readonly fences: SourceFences;
+  /** Of the source group as it is now, also when it could not be opened. */
+  readonly configured: (group: string) => SourceGroupConfig | undefined;
   readonly driver: (hypervisor: string) => RecoveryDriver;
   readonly storage: Storage;
   readonly clock: Clock;
@@ -52,94 +56,77 @@ interface OldDisk {
 type OldVm = TargetDirection['vms'][number];
 type Progress = (doneBytes: number, totalBytes: number) => void;
 
+interface Asked {
+  readonly id: string;
+  readonly group: string;
+  readonly peer: string;
+}
+
+/** What is left here of the group. */
+interface OldSide {
+  readonly vms: readonly OldVm[];
+  readonly running: readonly OldVm[];
+  readonly disks: readonly OldDisk[];
+}
+
 export class TakeOvers {
+  private readonly settling = new Mutex();
+
   constructor(private readonly options: TakeOverOptions) {}
 
-  /** Resolves when the group is a target here, ready for `peer`. The same operation may ask again. */
-  async run(
-    { id, group, peer }: { readonly id: string; readonly group: string; readonly peer: string },
-    args: TakeOver,
-    progress: Progress,
-    signal: AbortSignal,
-  ): Promise<Record<string, unknown>> {
-    const known = this.options.records.get(group);
-    const record =
-      known?.role === 'target' && known.operation === id
-        ? known
-        : await this.prepare({ id, group, peer }, args, progress, signal);
+  /** Resolves when the group is a target here, ready for `peer`. May be asked again, also by another operation. */
+  async run(asked: Asked, args: TakeOver, progress: Progress, signal: AbortSignal): Promise<Record<string, unknown>> {
+    const known = this.options.records.get(asked.group);
+    const isSame =
+      known?.role === 'target' &&
+      known.parent.branch === args.parent.branch &&
+      known.spec.streams.every((stream) => stream === asked.peer);
+    const record = isSame ? known : await this.prepare(asked, args, progress, signal);
     await this.settle(record);
     const seeded = record.spec.disks.filter(({ seed }) => seed !== undefined).map(({ name }) => name);
     return { seeded, whole: record.spec.disks.map(({ name }) => name).filter((name) => !seeded.includes(name)) };
   }
 
-  /** Goes on with what a kill cut short. */
+  /** Goes on with what a kill cut short; what fails is told, and tried again in the next call. */
   async resume(): Promise<void> {
-    for (const record of this.options.records.list()) if (record.role === 'target') await this.settle(record);
+    for (const record of this.options.records.list()) {
+      if (record.role !== 'target') continue;
+      try {
+        await this.settle(record);
+      } catch (error) {
+        if (!isTidemarkError(error)) throw error;
+        const { code, message } = error;
+        this.options.events.emit('take-over-unfinished', { group: record.group, code, error: message });
+      }
+    }
   }
 
   /** Deletes disks that this agent itself had made, when their time has passed. */
   async purge(): Promise<void> {
     const { records, clock, storage, directory } = this.options;
     for (const record of records.list()) {
-      if (record.role !== 'target' || clock.wallMs() < record.keepUntilMs) continue;
+      if (record.role !== 'target' || !record.settled || clock.wallMs() < record.keepUntilMs) continue;
       for (const { seed } of record.spec.disks)
         if (seed?.startsWith(`${directory}/${record.group}/`) === true) await storage.remove(seed);
     }
   }
 
   private async prepare(
-    { id, group, peer }: { readonly id: string; readonly group: string; readonly peer: string },
+    asked: Asked,
     args: TakeOver,
     progress: Progress,
     signal: AbortSignal,
   ): Promise<TargetDirection> {
-    const { records, sources, vms, clock, listens } = this.options;
-    if (!listens)
-      throw new TidemarkError('illegal-state', 'This agent takes no streams: it has no listen.stream.', {
-        path: 'listen.stream',
-      });
-    const source = sources.find(group);
-    if (source === undefined) throw new TidemarkError('group-unknown', `This agent has no source group ${group}.`);
-    const link = source.group.status.links.find(({ target }) => target === peer);
-    if (link === undefined)
-      throw new TidemarkError('illegal-state', `Group ${group} is not sent to ${peer}, so it cannot come from there.`);
-    if (link.epoch > args.parent.epoch)
-      throw new TidemarkError(
-        'stale-epoch',
-        `Epoch ${args.parent.epoch} of ${group} is over: ${link.epoch} is known here.`,
-      );
-    if (source.config.disks.length > 0)
-      throw new TidemarkError('illegal-state', `Group ${group} has disks that are not of VMs here.`, { path: 'disks' });
-    const attachments = vms.of(group);
-    const hypervisor = attachments[0]?.hypervisor.name;
-    if (hypervisor === undefined) throw new TidemarkError('vm-unknown', `Group ${group} has no VM here.`);
-    // Throws when VMs cannot come back by it.
-    this.options.driver(hypervisor);
-    const running: OldVm[] = [];
-    const disks: OldDisk[] = [];
-    const old: OldVm[] = [];
-    for (const { hypervisor: host, vm, disks: attached } of attachments) {
-      const found = await findVm(host, vm.uuid);
-      if (found === undefined) continue;
-      const each = { hypervisor: host.name, name: vm.name, uuid: vm.uuid };
-      old.push(each);
-      if (found.state !== 'off') running.push(each);
-      for (const { target, name } of attached) {
-        const disk = found.disks.find((candidate) => candidate.target === target);
-        if (disk !== undefined) disks.push({ name, file: disk.source, format: disk.format });
-      }
-    }
-    await this.endRunning(group, running, peer, args);
-    for (const { hypervisor: host, vm, disks: attached } of attachments) {
-      if (!old.some(({ uuid }) => uuid === vm.uuid)) continue;
-      const named = attached.map(({ target, name }) => ({ target, disk: name }));
-      const definition = await host.readDefinition(vm, named);
-      await records.keepDefinition(group, vm.name, `${JSON.stringify(definition, null, 2)}\n`);
-    }
-    const seeds = await this.seeds(group, disks, args, progress, signal);
+    const { records, clock } = this.options;
+    const { id, group, peer } = asked;
+    const hypervisor = this.check(asked, args);
+    const old = await this.oldSide(group);
+    await this.endRunning(group, old.running, peer, args);
+    await this.keepDefinitions(group, old);
+    const seeds = await this.seeds(group, old.disks, args, progress, signal);
     const { keepOldDisksDays, encryptionKeyFile } = args;
     const record: TargetDirection = {
-      ...{ version: 1, role: 'target', group, operation: id, parent: args.parent, vms: old },
+      ...{ version: 1, role: 'target', group, operation: id, parent: args.parent, vms: [...old.vms], settled: false },
       keepUntilMs: Math.round(clock.wallMs() + keepOldDisksDays * dayMs),
       spec: {
         ...args.policy,
@@ -151,6 +138,60 @@ export class TakeOvers {
     };
     await records.save(record);
     return record;
+  }
+
+  /** Throws what makes it impossible; returns the hypervisor that VMs come back by. */
+  private check({ group, peer }: Asked, args: TakeOver): string {
+    const { sources, configured, driver, listens } = this.options;
+    if (!listens)
+      throw new TidemarkError('illegal-state', 'This agent takes no streams: it has no listen.stream.', {
+        path: 'listen.stream',
+      });
+    const config = configured(group);
+    if (config === undefined) throw new TidemarkError('group-unknown', `This agent has no source group ${group}.`);
+    if (!config.targets.some((target) => target.peer === peer))
+      throw new TidemarkError('illegal-state', `Group ${group} is not sent to ${peer}, so it cannot come from there.`);
+    if (config.disks.length > 0)
+      throw new TidemarkError('illegal-state', `Group ${group} has disks that are not of VMs here.`, { path: 'disks' });
+    const link = sources.find(group)?.group.status.links.find(({ target }) => target === peer);
+    if (link !== undefined && link.epoch > args.parent.epoch)
+      throw new TidemarkError(
+        'stale-epoch',
+        `Epoch ${args.parent.epoch} of ${group} is over: ${link.epoch} is known here.`,
+      );
+    const [first] = config.vms;
+    if (first === undefined) throw new TidemarkError('vm-unknown', `Group ${group} has no VM here.`);
+    driver(first.hypervisor);
+    return first.hypervisor;
+  }
+
+  /** Nothing is left of a site that was built anew. */
+  private async oldSide(group: string): Promise<OldSide> {
+    const vms: OldVm[] = [];
+    const running: OldVm[] = [];
+    const disks: OldDisk[] = [];
+    for (const { hypervisor, vm, disks: attached } of this.options.vms.of(group)) {
+      const found = await findVm(hypervisor, vm.uuid);
+      if (found === undefined) continue;
+      const each = { hypervisor: hypervisor.name, name: vm.name, uuid: vm.uuid };
+      vms.push(each);
+      if (found.state !== 'off') running.push(each);
+      for (const { target, name } of attached) {
+        const disk = found.disks.find((candidate) => candidate.target === target);
+        if (disk !== undefined) disks.push({ name, file: disk.source, format: disk.format });
+      }
+    }
+    return { vms, running, disks };
+  }
+
+  private async keepDefinitions(group: string, { vms: old }: OldSide): Promise<void> {
+    const { records, vms } = this.options;
+    for (const { hypervisor, vm, disks } of vms.of(group)) {
+      if (!old.some(({ uuid }) => uuid === vm.uuid)) continue;
+      const named = disks.map(({ target, name }) => ({ target, disk: name }));
+      const definition = await hypervisor.readDefinition(vm, named);
+      await records.keepDefinition(group, vm.name, `${JSON.stringify(definition, null, 2)}\n`);
+    }
   }
 
   /** Two sides that both run are for a person to choose between. */
@@ -203,18 +244,37 @@ export class TakeOvers {
   }
 
   /** Every part may run twice. */
-  private async settle({ group, spec, parent, vms, keepUntilMs, operation }: TargetDirection): Promise<void> {
-    const { sources, targets, fences, driver, clock, events } = this.options;
-    const isNew = targets.find(group)?.context.manifest.state.epochs[0]?.parentBranch !== parent.branch;
+  private settle({ group }: TargetDirection): Promise<void> {
+    return this.settling.run(async () => {
+      const record = this.options.records.get(group);
+      if (record?.role === 'target' && !record.settled) await this.settleNow(record);
+    });
+  }
+
+  private async settleNow(record: TargetDirection): Promise<void> {
+    const { records, sources, targets, fences, clock, events } = this.options;
+    const { group, spec, parent, keepUntilMs, operation } = record;
     await sources.remove(group);
     await fences.forget(group);
-    if (!isNew) return;
-    for (const { hypervisor, uuid } of vms) await driver(hypervisor).remove(uuid);
+    await this.forgetVms(record);
+    const known = targets.find(group);
+    const isDeclared = known?.context.manifest.state.epochs[0]?.parentBranch === parent.branch;
     // What was here when the group went the other way.
-    const days = Math.max(0, (keepUntilMs - clock.wallMs()) / dayMs);
-    if (targets.find(group) !== undefined) await targets.retire(group, days);
+    if (known !== undefined && !isDeclared)
+      await targets.retire(group, Math.max(0, (keepUntilMs - clock.wallMs()) / dayMs));
     await targets.declare(group, spec, { owner: null, previousOwner: null }, parent);
+    await records.save({ ...record, settled: true });
     events.emit('group-turned', { group, role: 'target', operation });
+  }
+
+  /** Name and UUID are free for the VM that comes home. One that somebody has started since is left alone. */
+  private async forgetVms({ group, vms }: TargetDirection): Promise<void> {
+    for (const { hypervisor, name, uuid } of vms) {
+      const driver = this.options.driver(hypervisor);
+      const state = await driver.state(uuid);
+      if (state === 'off') await driver.remove(uuid);
+      else if (state !== 'absent') this.options.events.emit('old-vm-left', { group, vm: name, state });
+    }
   }
 }
 
