@@ -203,6 +203,11 @@ export class SourceGroup implements LinkGroup {
     for (const link of this.linkList) link.contentUnknown(disk, offsetBytes, lengthBytes);
   }
 
+  /** All of the disk is compared with each replica by digests, and what differs is sent. */
+  compare(disk: number): void {
+    for (const link of this.linkList) link.attached(disk, undefined, false);
+  }
+
   /**
    * The capture driver sees the disk (its mirror is ready, so that every write arrives here), or lost it. A lost disk is
    * missing from every checkpoint; an attempt that failed counts as a loss. When it is back, what it `missed` is synced;

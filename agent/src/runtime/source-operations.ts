@@ -31,7 +31,7 @@ export class SourceOperations {
     return () => this.watchers.delete(watcher);
   }
 
-  /** Reads the disks (default: all) whole and sends them; the same id is the same operation. */
+  /** Compares the disks (default: all) with the replica and sends what differs; the same id is the same operation. */
   sync(id: string, source: SourceHandle, disks: readonly string[] | undefined, drivenBy: string): Operation {
     const known = this.known.get(id);
     const args = disks === undefined ? {} : { disks: [...disks] };
@@ -47,8 +47,7 @@ export class SourceOperations {
       });
     }
     const chosen = new Set(disks ?? names);
-    for (const [index, { name, sizeBytes }] of source.group.disks.entries())
-      if (chosen.has(name)) source.group.contentUnknown(index, 0, sizeBytes);
+    for (const [index, { name }] of source.group.disks.entries()) if (chosen.has(name)) source.group.compare(index);
     const started: Operation = {
       id,
       kind: 'sync',
