@@ -134,7 +134,9 @@ describe('transitions', () => {
     await waitFor('the source is fenced', async () => (await pair.sourceStatus()).state === 'fenced');
     // Its guest goes on.
     await write('write -P 3 12M 1M');
-    await target('rollback', pair.group, '--id', 'back');
+    await target('rollback', pair.group, '--keep-hours', '0', '--id', 'back');
+    const left = async (): Promise<number> => (await pair.target.client.views(pair.group)).length;
+    await waitFor('what it wrote is not kept', async () => (await left()) === 0);
     expect((await state()).epoch).toMatchObject({ epoch: 3, holder: 'source' });
     await waitFor('protected again', async () => (await state()).state === 'protecting', { timeoutMs: 45_000 });
     const after = await tag('after-rollback');

@@ -258,7 +258,8 @@ async function ready(room: Room, { vm, target, name }: CommitDisk): Promise<void
   for (;;) {
     const { state } = await room.vms.driver.copyState(vm.uuid, target);
     if (state === 'ready') return;
-    if (state === 'none') throw new TidemarkError('hypervisor-failed', `The copy of ${name} ended before it was whole.`);
+    if (state === 'none')
+      throw new TidemarkError('hypervisor-failed', `The copy of ${name} ended before it was whole.`);
     await sleep(clock, lookMs, room.stopping.signal);
   }
 }

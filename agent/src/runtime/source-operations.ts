@@ -64,7 +64,7 @@ export class SourceOperations {
       error: null,
     };
     this.put(started);
-    this.followSync(source, started, chosen);
+    this.followUntilSynced(source, started, chosen);
     return started;
   }
 
@@ -103,7 +103,7 @@ export class SourceOperations {
     return now;
   }
 
-  private followSync(source: SourceHandle, operation: Operation, disks: ReadonlySet<string>): void {
+  private followUntilSynced(source: SourceHandle, operation: Operation, disks: ReadonlySet<string>): void {
     const { links } = source.group.status;
     const syncs = links.flatMap((link) => link.syncs).filter(({ disk }) => disks.has(disk));
     const doneBytes = syncs.reduce((sum, sync) => sum + sync.doneBytes, 0);
@@ -124,7 +124,7 @@ export class SourceOperations {
         }
       : { ...operation, revision, progress: { doneBytes, totalBytes, bytesPerSecond, secondsLeft } };
     this.put(next);
-    if (!over) this.clock.after(lookMs, () => this.followSync(source, next, disks));
+    if (!over) this.clock.after(lookMs, () => this.followUntilSynced(source, next, disks));
   }
 
   /** Takes the operation as it is now; a later one of that id replaces it. */

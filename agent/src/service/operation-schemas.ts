@@ -108,7 +108,12 @@ export const operationRequestSchema = z.discriminatedUnion('kind', [
   request(
     'rollback',
     z.strictObject({
-      keepHours: z.number().min(0).max(8760).default(168).describe('Hours that scratch stays as a named point'),
+      keepHours: z
+        .number()
+        .min(0)
+        .max(8760)
+        .optional()
+        .describe("Hours that scratch stays as a named point. Default: the group's rollbackKeepHours"),
     }),
   ),
   request('commit', none),

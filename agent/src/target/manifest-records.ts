@@ -113,6 +113,8 @@ export const manifestRecordSchema = z.discriminatedUnion('type', [
     label: z.string().optional(),
     /** Of a named one: since when it is kept, wall clock. */
     keptMs: z.number().optional(),
+    /** Of a kept one: for so long. Left out: as the group's settings say. */
+    keptHours: z.number().optional(),
     removed: z.boolean(),
   }),
   /** One durable step of an operation; the newest of an id is its state. */

@@ -171,7 +171,8 @@ function rollbackSteps(host: TransitionHost): OperationStep[] {
     {
       name: 'kept',
       run: async ({ record }) => {
-        await host.views.keep(String(record.result?.['view']), `rolled back by ${record.id}`);
+        const { keepHours } = record.arguments as { keepHours?: number };
+        await host.views.keep(String(record.result?.['view']), `rolled back by ${record.id}`, keepHours);
         return {};
       },
     },

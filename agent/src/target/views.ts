@@ -112,11 +112,11 @@ export class ViewRegistry {
     await this.context.storage.removeTree(this.directory(id));
   }
 
-  /** Removes the named points that were kept for longer than `keepHours`. */
+  /** Removes the named points that were kept for longer than they were to be; `keepHours`: of those that do not say. */
   async expire(keepHours: number): Promise<void> {
     const nowMs = this.context.clock.wallMs();
-    for (const { id, purpose, keptMs } of [...this.context.manifest.state.views.values()]) {
-      if (purpose === 'named' && keptMs !== undefined && nowMs - keptMs > keepHours * 3_600_000) {
+    for (const { id, purpose, keptMs, keptHours = keepHours } of [...this.context.manifest.state.views.values()]) {
+      if (purpose === 'named' && keptMs !== undefined && nowMs - keptMs > keptHours * 3_600_000) {
         await this.close(id);
         this.context.events.emit('named-point-expired', { group: this.context.name, view: id });
       }
@@ -124,12 +124,14 @@ export class ViewRegistry {
   }
 
   /** Stops serving; scratch stays as a named point. */
-  async keep(id: string, label: string): Promise<void> {
+  async keep(id: string, label: string, keptHours: number | undefined): Promise<void> {
     const record = this.context.manifest.state.views.get(id);
     if (record === undefined || record.purpose === 'named') return;
     const open = await this.stop(id);
     await open?.view.flush();
-    await this.context.manifest.append({ ...record, purpose: 'named', label, keptMs: this.context.clock.wallMs() });
+    const keptMs = this.context.clock.wallMs();
+    const kept = { purpose: 'named' as const, label, keptMs, ...(keptHours === undefined ? {} : { keptHours }) };
+    await this.context.manifest.append({ ...record, ...kept });
     await open?.view.release();
   }
 

@@ -69,16 +69,16 @@ export function addTransitionCommands(program: Command, context: CliContext): vo
       },
     }),
   );
-  operation<OperationOptions & { keepHours: string }>(
+  operation<OperationOptions & { keepHours?: string }>(
     program
       .command('rollback')
       .argument('<group>')
       .description('undo an uncommitted failover')
-      .option('--keep-hours <hours>', 'how long its writes stay as a named view', '168'),
+      .option('--keep-hours <hours>', "how long its writes stay as a named view; default: the group's setting"),
     (group, options) => ({
       kind: 'rollback',
       group,
-      arguments: { keepHours: numberOf(options.keepHours, 'keep-hours') },
+      arguments: options.keepHours === undefined ? {} : { keepHours: numberOf(options.keepHours, 'keep-hours') },
     }),
   );
   operation(
