@@ -15,7 +15,7 @@ import { resolveCheckpoint, type CheckpointSelector } from './checkpoints.js';
 import type { GroupContext } from './context.js';
 import type { OperationPlan, OperationRecord, OperationResult, OperationStep } from './operations.js';
 import { movePlan, startedAgain } from './move.js';
-import { reversePlan } from './reversal.js';
+import { reversePlan } from './reverse-plan.js';
 import { checkTransition, type GroupState, type TransitionAction } from './state-machine.js';
 import type { TransitionHost } from './transition-host.js';
 
