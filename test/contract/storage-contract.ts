@@ -1,6 +1,7 @@
 /** What every {@link Storage} must do. Durability is the simulated disk's own test: no other can lose power. */
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { Storage, StorageFile } from '../../agent/src/core/storage.js';
+import { SimRandom } from '../sim/world/sim-random.js';
 
 export interface StorageFixture {
   readonly storage: Storage;
@@ -92,6 +93,48 @@ export function describeStorage(name: string, create: () => Promise<StorageFixtu
       const expected = Buffer.concat([Buffer.alloc(5), ...pieces]);
       expect(Buffer.compare(await readAll(file), expected)).toBe(0);
       await file.close();
+    });
+
+    scenario('bulk: appended and overwritten in pieces of any size, by any border, read in between', async () => {
+      const random = new SimRandom(7);
+      const upTo = (limit: number): number => Math.floor(random.float() * limit);
+      const file = await storage.open(at('a'), 'create', { bulk: true });
+      let model = Buffer.alloc(0);
+      for (let round = 0; round < 60; round++) {
+        const position = round % 4 === 3 ? upTo(model.length) : model.length;
+        const aligned = round % 5 === 0 ? position - (position % 4096) : position;
+        const pieces = Array.from({ length: 1 + upTo(5) }, () => Buffer.alloc(upTo(round % 3 === 0 ? 9000 : 600_000)));
+        for (const piece of pieces) for (let byte = 0; byte < piece.length; byte += 97) piece[byte] = upTo(256);
+        const bytes = Buffer.concat(pieces);
+        const grown = Buffer.alloc(Math.max(model.length, aligned + bytes.length));
+        model.copy(grown);
+        bytes.copy(grown, aligned);
+        model = grown;
+        await file.writeAll(pieces, aligned);
+        expect(await file.sizeBytes()).toBe(model.length);
+        const from = upTo(model.length);
+        const read = Buffer.alloc(Math.min(100_000, model.length - from));
+        expect(await file.read(read, from)).toBe(read.length);
+        expect(Buffer.compare(read, model.subarray(from, from + read.length))).toBe(0);
+      }
+      await file.datasync();
+      await file.close();
+      const again = await storage.open(at('a'), 'read');
+      expect(Buffer.compare(await readAll(again), model)).toBe(0);
+      await again.close();
+    });
+
+    scenario('bulk: many at once on one file, and on a file that exists', async () => {
+      await put('a', Buffer.alloc(8 << 20, 1));
+      const file = await storage.open(at('a'), 'write', { bulk: true });
+      const writes = Array.from({ length: 8 }, (_, index) => index);
+      await Promise.all(writes.map((index) => file.write(Buffer.alloc(1 << 20, index + 2), index << 20)));
+      await file.close();
+      const again = await storage.open(at('a'), 'read');
+      const bytes = await readAll(again);
+      for (const index of writes)
+        expect([bytes[index << 20], bytes[((index + 1) << 20) - 1]]).toEqual([index + 2, index + 2]);
+      await again.close();
     });
 
     scenario('sparse files far beyond any disk', async () => {

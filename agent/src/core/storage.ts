@@ -28,9 +28,14 @@ export interface StorageFile {
 /** `read`: must exist. `write`: read-write, must exist. `create`: read-write, must not exist. */
 export type OpenMode = 'read' | 'write' | 'create';
 
+export interface OpenOptions {
+  /** Mostly large writes that are not read again soon: a hint that they need not go through the page cache. */
+  readonly bulk?: boolean;
+}
+
 export interface Storage {
   /** Throws TidemarkError `storage-not-found` / `storage-exists` / `storage-full` / `storage-io`. */
-  open(path: string, mode: OpenMode): Promise<StorageFile>;
+  open(path: string, mode: OpenMode, options?: OpenOptions): Promise<StorageFile>;
   exists(path: string): Promise<boolean>;
   /** Atomically replaces `to` when it exists. Durable after syncDirectory of both directories. */
   rename(from: string, to: string): Promise<void>;

@@ -52,7 +52,7 @@ export class SegmentWriter {
   static async create(context: JournalContext, id: number, before: Vector): Promise<SegmentWriter> {
     const path = segmentPath(context, id);
     await context.storage.remove(path);
-    const file = await context.storage.open(path, 'create');
+    const file = await context.storage.open(path, 'create', { bulk: true });
     try {
       const bytes = encodeSegmentHeader(context.uuid, id, context.random.bytes(16), context.key !== undefined);
       await file.write(bytes, 0);

@@ -2,7 +2,7 @@
 import { close, constants, fsync, open, promises as fs } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import { promisify } from 'node:util';
-import type { OpenMode, Storage, StorageFile } from '../core/storage.js';
+import type { OpenMode, OpenOptions, Storage, StorageFile } from '../core/storage.js';
 import { errnoOf, storageError } from './node-errors.js';
 import { NodeFile } from './node-file.js';
 
@@ -20,8 +20,9 @@ const flags: Record<OpenMode, number> = {
 };
 
 export class NodeStorage implements Storage {
-  async open(path: string, mode: OpenMode): Promise<StorageFile> {
-    return new NodeFile(await attempt('open', path, () => openFd(path, flags[mode], 0o600)), path);
+  async open(path: string, mode: OpenMode, { bulk = false }: OpenOptions = {}): Promise<StorageFile> {
+    const fd = await attempt('open', path, () => openFd(path, flags[mode], 0o600));
+    return new NodeFile(fd, path, bulk ? await openDirect(fd) : undefined);
   }
 
   async exists(path: string): Promise<boolean> {
@@ -96,6 +97,15 @@ export class NodeStorage implements Storage {
       if (errnoOf(error) === 'EACCES') return false;
       throw storageError('sync', directory, error);
     }
+  }
+}
+
+/** Undefined: the file system cannot. By the descriptor, since the name may be another file's by now. */
+async function openDirect(fd: number): Promise<number | undefined> {
+  try {
+    return await openFd(`/proc/self/fd/${fd}`, constants.O_RDWR | constants.O_DIRECT);
+  } catch {
+    return undefined;
   }
 }
 
