@@ -82,6 +82,8 @@ export const vmCapture: Benchmark = {
         `One vCPU, 512 MiB, virtio disks with cache=none; random writes by libaio over ${loadBytes / MiB} MiB, ${rounds} ` +
           `rounds of ${seconds} s for each shape; pgbench with 4 clients for ${pgbenchSeconds} s. All that was captured is ` +
           'durable before the next turn. qemu-nbd on a raw file, cache=writeback, one for each disk.',
+        'Guest, both agents and qemu-nbd share this machine. The target agent, which belongs to another, runs at the ' +
+          'lowest priority (nice 19).',
         invalid === undefined ? 'No retreat was entered (API and events).' : `Does not count: ${invalid}.`,
       ],
     };
