@@ -112,20 +112,27 @@ export class Laboratory implements AsyncDisposable {
   }
 }
 
-/** TCP ports that nobody listens on now. */
+/** Below what the kernel gives to connections: a stopped agent's port must still be free when it starts again. */
+const firstPort = 10_000;
+const portsOfProcess = 128;
+let nextPort = 0;
+
+/** TCP ports that nobody listens on now. Each process has a range of its own, so that two do not find the same. */
 export async function freePorts(count: number): Promise<number[]> {
-  const servers = await Promise.all(
-    Array.from(
-      { length: count },
-      () =>
-        new Promise<ReturnType<typeof createServer>>((resolve, reject) => {
-          const server = createServer();
-          server.once('error', reject);
-          server.listen(0, '127.0.0.1', () => resolve(server));
-        }),
-    ),
-  );
-  const ports = servers.map((server) => (server.address() as { port: number }).port);
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
-  return ports;
+  const base = firstPort + (process.pid % 170) * portsOfProcess;
+  const found: number[] = [];
+  for (let tried = 0; found.length < count; tried++) {
+    if (tried === portsOfProcess) throw new Error(`no free port of ${base}…${base + portsOfProcess - 1}`);
+    const port = base + (nextPort++ % portsOfProcess);
+    if (await isFree(port)) found.push(port);
+  }
+  return found;
+}
+
+function isFree(port: number): Promise<boolean> {
+  const server = createServer();
+  return new Promise((resolve) => {
+    server.once('error', () => resolve(false));
+    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
+  });
 }
