@@ -10,8 +10,8 @@ import type { StorageFile } from '../core/storage.js';
 import { storageError } from './node-errors.js';
 import { directAlignment, giveLane, stagingBytes, takeLane } from './staging.js';
 
-/** Below it a write costs less through the page cache. */
-const directBytesMin = 64 * 1024;
+/** Below it the kernel does better by gathering writes in its cache and sending many at once. */
+const directBytesMin = 256 * 1024;
 
 type Callback<T> = (error: NodeJS.ErrnoException | null, value: T) => void;
 

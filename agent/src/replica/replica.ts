@@ -196,7 +196,7 @@ export class Replica {
       const header = await readHeader(digestsFile, path);
       checkKey(header, key, path);
       const cipher = key === undefined ? undefined : new SectorCipher(key, header.salt, purpose);
-      const data = new SectorFile(await storage.open(this.#path(index, 'raw'), 'write'), cipher);
+      const data = new SectorFile(await storage.open(this.#path(index, 'raw'), 'write', { bulk: true }), cipher);
       // What a killed process left in the operating system's cache counts as written only from here.
       await data.datasync();
       await digestsFile.datasync();
