@@ -173,6 +173,26 @@ export class FakeService implements AgentService {
   async removeGroup(name: string, _request: RemoveGroup) {
     this.groupList.delete(name);
   }
+  async sourceGroup(name: string): Promise<never> {
+    throw new TidemarkError('group-unknown', `${name} is not declared here`);
+  }
+  declareSourceGroup(name: string): Promise<never> {
+    return this.sourceGroup(name);
+  }
+  async removeSourceGroup() {}
+  async peer(name: string): Promise<never> {
+    throw new TidemarkError('peer-unknown', `there is no peer ${name}`);
+  }
+  declarePeer(name: string): Promise<never> {
+    return this.peer(name);
+  }
+  async removePeer() {}
+  async retiredGroups() {
+    return [];
+  }
+  async restoreGroup(name: string): Promise<never> {
+    throw new TidemarkError('group-unknown', `no retired group ${name}`, { path: 'group' });
+  }
   async policy(name: string): Promise<GroupPolicy> {
     await this.group(name);
     throw new TidemarkError('group-unknown', `${name} has no policy here`);

@@ -26,7 +26,14 @@ import {
   type GroupStatus,
   type VmAttachmentView,
 } from '../service/group-schemas.js';
-import { groupPolicySchema, type declareGroupSchema, type GroupPolicy } from '../service/group-spec.js';
+import {
+  groupPolicySchema,
+  retiredGroupSchema,
+  type declareGroupSchema,
+  type GroupPolicy,
+  type restoreGroupSchema,
+  type RetiredGroup,
+} from '../service/group-spec.js';
 import {
   operationPageSchema,
   operationSchema,
@@ -88,6 +95,42 @@ export class AgentClient {
     query: { owner?: string; graceDays?: number; epoch?: number; policyRevision?: number } = {},
   ): Promise<void> {
     await this.#connection.call('DELETE', `/v1/groups/${segment(name)}`, { query });
+  }
+
+  sourceGroup(name: string): Promise<SourceDeclaration> {
+    return this.#get(`/v1/source-groups/${segment(name)}`, sourceDeclarationSchema);
+  }
+
+  declareSourceGroup(name: string, body: z.input<typeof declareSourceSchema>): Promise<SourceDeclaration> {
+    const path = `/v1/source-groups/${segment(name)}`;
+    return this.#send('PUT', path, sourceDeclarationSchema, { body, extraMs: slowMs });
+  }
+
+  async removeSourceGroup(name: string, query: { owner?: string; policyRevision?: number } = {}): Promise<void> {
+    await this.#connection.call('DELETE', `/v1/source-groups/${segment(name)}`, { query, extraMs: slowMs });
+  }
+
+  peer(name: string): Promise<PeerDeclaration> {
+    return this.#get(`/v1/peers/${segment(name)}`, peerDeclarationSchema);
+  }
+
+  declarePeer(name: string, body: z.input<typeof declarePeerSchema>): Promise<PeerDeclaration> {
+    return this.#send('PUT', `/v1/peers/${segment(name)}`, peerDeclarationSchema, { body });
+  }
+
+  async removePeer(name: string, query: { owner?: string } = {}): Promise<void> {
+    await this.#connection.call('DELETE', `/v1/peers/${segment(name)}`, { query });
+  }
+
+  async retiredGroups(): Promise<RetiredGroup[]> {
+    return (await this.#list('/v1/retired-groups', 'groups', retiredGroupSchema)) as RetiredGroup[];
+  }
+
+  restoreGroup(name: string, body: z.input<typeof restoreGroupSchema> = {}): Promise<GroupStatus> {
+    return this.#send('POST', `/v1/retired-groups/${segment(name)}/restore`, groupStatusSchema, {
+      body,
+      extraMs: slowMs,
+    });
   }
 
   policy(group: string): Promise<GroupPolicy> {

@@ -9,7 +9,13 @@ import {
 } from '../service/checkpoint-schemas.js';
 import { forecastRequestSchema, forecastSchema } from '../service/forecast-schemas.js';
 import { groupStatusSchema, type GroupStatus } from '../service/group-schemas.js';
-import { declareGroupSchema, groupPolicySchema, removeGroupSchema } from '../service/group-spec.js';
+import {
+  declareGroupSchema,
+  groupPolicySchema,
+  removeGroupSchema,
+  restoreGroupSchema,
+  retiredGroupSchema,
+} from '../service/group-spec.js';
 import { nameSchema } from '../service/scalars.js';
 import { parseSelector } from '../service/selector.js';
 import type { AgentService, Caller } from '../service/service.js';
@@ -17,6 +23,7 @@ import { viewRequestSchema, viewStatusSchema } from '../service/view-schemas.js'
 import { everyone, operators, peersToo, readers, route, type Route } from './route.js';
 
 export const groupListSchema = z.object({ groups: z.array(groupStatusSchema) });
+const retiredListSchema = z.object({ groups: z.array(retiredGroupSchema) });
 export const viewListSchema = z.object({ views: z.array(viewStatusSchema) });
 const groupParams = z.strictObject({ group: nameSchema });
 
@@ -73,6 +80,26 @@ export const groupRoutes: readonly Route[] = [
     params: groupParams,
     query: removeGroupSchema,
     handle: ({ service, caller, params, query }) => service.removeGroup(params.group, query, caller),
+  }),
+  route({
+    id: 'retiredGroups',
+    method: 'GET',
+    path: '/v1/retired-groups',
+    summary: 'Removed groups whose journal and replica are still kept',
+    roles: readers,
+    reply: retiredListSchema,
+    handle: async ({ service }) => ({ groups: await service.retiredGroups() }),
+  }),
+  route({
+    id: 'restoreGroup',
+    method: 'POST',
+    path: '/v1/retired-groups/{group}/restore',
+    summary: 'Takes a removed group back as it was, with its history',
+    roles: operators,
+    params: groupParams,
+    body: restoreGroupSchema,
+    reply: groupStatusSchema,
+    handle: ({ service, caller, params, body }) => service.restoreGroup(params.group, body, caller),
   }),
   route({
     id: 'policy',

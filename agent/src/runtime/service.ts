@@ -13,7 +13,7 @@ import type { Expectation } from '../service/expectation.js';
 import type { EventRing } from '../service/event-ring.js';
 import type { EventPage, EventQuery } from '../service/event-schemas.js';
 import type { Forecast, ForecastRequest } from '../service/forecast-schemas.js';
-import type { DeclareGroup, GroupPolicy, RemoveGroup } from '../service/group-spec.js';
+import type { DeclareGroup, GroupPolicy, RemoveGroup, RestoreGroup, RetiredGroup } from '../service/group-spec.js';
 import type { GroupStatus, VmAttachmentView } from '../service/group-schemas.js';
 import type { Operation, OperationPage, OperationQuery, OperationRequest } from '../service/operation-schemas.js';
 import type { AgentService, Caller } from '../service/service.js';
@@ -150,6 +150,41 @@ export class Service implements AgentService {
     }
     await this.options.targets.retire(name, request.graceDays);
     await this.options.catalogue.forget(name);
+  }
+
+  async sourceGroup(name: string): Promise<SourceDeclaration> {
+    return this.options.declaredSources.get(name);
+  }
+
+  declareSourceGroup(name: string, request: DeclareSource): Promise<SourceDeclaration> {
+    return this.options.declaredSources.declare(name, request);
+  }
+
+  removeSourceGroup(name: string, request: RemoveSource): Promise<void> {
+    return this.options.declaredSources.remove(name, request);
+  }
+
+  async peer(name: string): Promise<PeerDeclaration> {
+    return this.options.declaredPeers.get(name);
+  }
+
+  declarePeer(name: string, request: DeclarePeer): Promise<PeerDeclaration> {
+    return this.options.declaredPeers.declare(name, request);
+  }
+
+  removePeer(name: string, request: RemovePeer): Promise<void> {
+    return this.options.declaredPeers.remove(name, request);
+  }
+
+  retiredGroups(): Promise<RetiredGroup[]> {
+    return this.options.targets.listRetired();
+  }
+
+  async restoreGroup(name: string, request: RestoreGroup): Promise<GroupStatus> {
+    const { sources, targets, exports } = this.options;
+    if (sources.find(name) !== undefined)
+      throw new TidemarkError('group-exists', `${name} is a source group of this agent.`, { path: 'group' });
+    return targetStatus(await targets.restore(name, request), exports);
   }
 
   policy(name: string): Promise<GroupPolicy> {

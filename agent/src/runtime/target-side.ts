@@ -8,7 +8,13 @@ import type { Storage } from '../core/storage.js';
 import type { Connection } from '../core/transport.js';
 import { recoverGroup } from '../recovery/group-recovery.js';
 import type { RecoveryEnvironment } from '../recovery/room.js';
-import type { GroupPolicy, TargetGroupConfig, TargetGroupSpec } from '../service/group-spec.js';
+import type {
+  GroupPolicy,
+  RestoreGroup,
+  RetiredGroup,
+  TargetGroupConfig,
+  TargetGroupSpec,
+} from '../service/group-spec.js';
 import { TargetGroup, type GroupDeclaration } from '../target/group.js';
 import type { Reversal } from '../target/reversal.js';
 import { TargetSession } from '../target/session.js';
@@ -165,11 +171,36 @@ export class TargetSide {
       if (live.length > 0 || group.context.manifest.state.state === 'committing') {
         throw new TidemarkError('illegal-state', `Group ${name} runs a live view; commit or roll back first.`);
       }
+      await this.retired.note(name, this.policy(name));
       await this.stop(group);
-      await this.options.keys.remember(name, undefined);
-      const { clock, events } = this.options;
+      const { clock, events, keys } = this.options;
       await this.retired.add(name, Math.round(clock.wallMs() + graceDays * dayMs));
+      await keys.remember(name, undefined);
       events.emit('group-retired', { group: name, graceDays });
+    });
+  }
+
+  /** Groups that were removed and are still kept. */
+  listRetired(): Promise<RetiredGroup[]> {
+    return this.changes.run(() => this.retired.list());
+  }
+
+  /** Takes a removed group back; one that is there already is `group-exists`. */
+  restore(name: string, { untilMs, encryptionKeyFile }: RestoreGroup): Promise<TargetGroup> {
+    return this.changes.run(async () => {
+      if (this.groups.has(name) || this.failures.has(name))
+        throw new TidemarkError('group-exists', `This agent has a group ${name}.`, { path: 'group' });
+      const kept = (await this.retired.list()).find(
+        (group) => group.name === name && (untilMs === undefined || group.untilMs === untilMs),
+      );
+      const { keys, events } = this.options;
+      const keyFile = encryptionKeyFile ?? kept?.policy?.spec.encryptionKeyFile;
+      if (keyFile !== undefined) await readKeyFile(keyFile);
+      await keys.remember(name, keyFile);
+      await this.retired.restore(name, untilMs);
+      const group = await this.start(name);
+      events.emit('group-restored', { group: name });
+      return group;
     });
   }
 

@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { expectationSchema } from './expectation.js';
 import { recoverySpecSchema } from './recovery-spec.js';
-import { nameSchema } from './scalars.js';
+import { nameSchema, timeMsSchema } from './scalars.js';
 import { sizeSchema } from './sizes.js';
 
 const GiB = 1024 ** 3;
@@ -172,3 +172,23 @@ export const groupPolicySchema = z.object({
   owner: z.string().nullable(),
 });
 export type GroupPolicy = z.infer<typeof groupPolicySchema>;
+
+/** A removed group whose journal and replica are still kept. */
+export const retiredGroupSchema = z.object({
+  name: nameSchema,
+  untilMs: timeMsSchema.describe('Deleted after this moment'),
+  policy: groupPolicySchema.nullable().describe('What it ran by; null when that was not kept'),
+});
+export type RetiredGroup = z.infer<typeof retiredGroupSchema>;
+
+/** Takes a removed group back as it was: journal, replica, operations, owner. */
+export const restoreGroupSchema = z.strictObject({
+  untilMs: timeMsSchema.optional().describe('Which of several of that name. Default: the one that stays longest'),
+  encryptionKeyFile: z
+    .string()
+    .min(1)
+    .max(4096)
+    .optional()
+    .describe('On the agent host. Default: the file that the group was opened with'),
+});
+export type RestoreGroup = z.infer<typeof restoreGroupSchema>;

@@ -11,9 +11,17 @@ import type {
   CheckpointRequest,
   CheckpointSelector,
 } from './checkpoint-schemas.js';
+import type {
+  DeclarePeer,
+  DeclareSource,
+  PeerDeclaration,
+  RemovePeer,
+  RemoveSource,
+  SourceDeclaration,
+} from './declaration-schemas.js';
 import type { EventPage, EventQuery } from './event-schemas.js';
 import type { Forecast, ForecastRequest } from './forecast-schemas.js';
-import type { DeclareGroup, GroupPolicy, RemoveGroup } from './group-spec.js';
+import type { DeclareGroup, GroupPolicy, RemoveGroup, RestoreGroup, RetiredGroup } from './group-spec.js';
 import type { GroupStatus, VmAttachmentView } from './group-schemas.js';
 import type { Operation, OperationPage, OperationQuery, OperationRequest } from './operation-schemas.js';
 import type { ViewRequest, ViewStatus } from './view-schemas.js';
@@ -38,6 +46,25 @@ export interface AgentService {
   declareGroup(name: string, request: DeclareGroup, caller: Caller): Promise<GroupStatus>;
   /** Retires a target group. `illegal-state` while a view runs a live VM. An unknown group is not an error. */
   removeGroup(name: string, request: RemoveGroup, caller: Caller): Promise<void>;
+
+  /** Of the configuration file, or declared by the API. Throws `group-unknown`. */
+  sourceGroup(name: string): Promise<SourceDeclaration>;
+  /** Creates or changes a source group; durable when it returns. `group-exists`, `stale-revision`, `vm-unknown`. */
+  declareSourceGroup(name: string, request: DeclareSource, caller: Caller): Promise<SourceDeclaration>;
+  /** Ends its capture; a fence stays. An unknown group is not an error. `group-exists` for one of the file. */
+  removeSourceGroup(name: string, request: RemoveSource, caller: Caller): Promise<void>;
+
+  /** Throws `peer-unknown`. */
+  peer(name: string): Promise<PeerDeclaration>;
+  /** Durable when it returns. `peer-exists`. */
+  declarePeer(name: string, request: DeclarePeer, caller: Caller): Promise<PeerDeclaration>;
+  /** An unknown peer is not an error. `illegal-state` while a group needs it. */
+  removePeer(name: string, request: RemovePeer, caller: Caller): Promise<void>;
+
+  /** Removed target groups that are still kept; the one that stays longest comes first. */
+  retiredGroups(): Promise<RetiredGroup[]>;
+  /** Takes a removed group back as it was. `group-unknown`, `group-exists`, `encryption-key`. */
+  restoreGroup(name: string, request: RestoreGroup, caller: Caller): Promise<GroupStatus>;
 
   /** What a target group runs by. Throws `group-unknown`. */
   policy(name: string): Promise<GroupPolicy>;

@@ -2,11 +2,13 @@
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { Command } from 'commander';
+import type { AgentClient } from '../../client/agent-client.js';
 import { parseYaml } from '../../config/load.js';
 import { TidemarkError } from '../../core/errors.js';
 import { declareGroupSchema } from '../../service/group-spec.js';
 import { parseSelector } from '../../service/selector.js';
 import { numberOf } from '../arguments.js';
+import { formatTable, formatTime } from '../format.js';
 import { operationOptions, runOperation, withSession, type CliContext, type OperationOptions } from '../command.js';
 import { atHelp } from './views.js';
 
@@ -189,6 +191,35 @@ export function addTransitionCommands(program: Command, context: CliContext): vo
         session.print({ removed: name }, () => `group ${name} is retired\n`);
       }),
     );
+  group
+    .command('retired')
+    .description('removed groups that are still kept')
+    .action((_options, self: Command) =>
+      withSession(context, self, async (session) => {
+        const groups = await session.client.retiredGroups();
+        const rows = groups.map(({ name, untilMs }) => [name, formatTime(untilMs)]);
+        session.print(groups, () =>
+          rows.length === 0 ? 'no retired groups\n' : formatTable(['GROUP', 'UNTIL'], rows),
+        );
+      }),
+    );
+  group
+    .command('restore')
+    .argument('<group>')
+    .option('--until <time>', 'which of several of that name: its UNTIL, as `group retired` shows it')
+    .option('--encryption-key-file <file>', 'on the agent host; default: as before')
+    .description('take a removed group back as it was, with its history')
+    .action(
+      (name: string, { until, encryptionKeyFile }: { until?: string; encryptionKeyFile?: string }, self: Command) =>
+        withSession(context, self, async (session) => {
+          const untilMs = until === undefined ? undefined : await retiredUntil(session.client, name, until);
+          const status = await session.client.restoreGroup(name, {
+            ...(untilMs === undefined ? {} : { untilMs }),
+            ...(encryptionKeyFile === undefined ? {} : { encryptionKeyFile }),
+          });
+          session.print(status, () => `group ${name} is back, ${status.state}\n`);
+        }),
+    );
   operation<OperationOptions & { keep: 'source' | 'target'; branch?: string }>(
     group
       .command('resolve')
@@ -275,6 +306,16 @@ export function addTransitionCommands(program: Command, context: CliContext): vo
         }),
       ),
   );
+}
+
+/** By its time to the second, as it is shown. */
+async function retiredUntil(client: AgentClient, name: string, text: string): Promise<number> {
+  const second = Math.floor(Date.parse(text) / 1000);
+  const found = (await client.retiredGroups()).find(
+    (group) => group.name === name && Math.floor(group.untilMs / 1000) === second,
+  );
+  if (found !== undefined) return found.untilMs;
+  throw new TidemarkError('request-invalid', `No retired group ${name} stays until ${text}.`, { path: 'until' });
 }
 
 function read(file: string): string {
