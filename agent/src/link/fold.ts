@@ -6,9 +6,10 @@
  * covers; then oldest to newest over the bodies that still matter, cut into parts of about `partBodyBytes`.
  * Crash marks within the run disappear, its last record, when a mark, stays.
  */
-import { decodeBlock, decodeHeader, decodeTable, recordCountMax } from '../block/block.js';
+import { decodeBlock, decodeHeader, decodeTable, recordCountMax, type Block } from '../block/block.js';
 import { blockBody } from '../block/body.js';
 import { recordKinds, type RecordKind } from '../block/record.js';
+import { releaseBytes } from '../core/release-bytes.js';
 import { Coverage, bigCountMax, type ByteRange } from './coverage.js';
 import type { BlockEncoder } from './encoder.js';
 import type { EncodedBlock } from './encoded-block.js';
@@ -30,7 +31,13 @@ interface Source {
   readonly entries: readonly Entry[];
   /** Pieces of each entry that stay; undefined: none of the entry is left. */
   readonly left: (readonly ByteRange[] | undefined)[];
-  bytes(): Promise<(index: number) => Uint8Array>;
+  bytes(): Promise<Bytes>;
+}
+
+interface Bytes {
+  of(index: number): Uint8Array;
+  /** Nothing of them is read any more. */
+  release(): void;
 }
 
 export interface FoldResult {
@@ -103,7 +110,7 @@ async function openItem(item: QueueItem, spool: Spool): Promise<Source[]> {
   if (content.at === 'gone') throw new Error('the item is gone');
   if (content.at === 'raw') {
     const { records } = content;
-    const bytes = (index: number): Uint8Array => records[index]?.bytes ?? new Uint8Array();
+    const bytes: Bytes = { of: (index) => records[index]?.bytes ?? new Uint8Array(), release: () => undefined };
     const entries = records.map((record) => ({ ...record, bodyOffset: 0 }));
     return [{ entries, left: new Array(entries.length), bytes: () => Promise.resolve(bytes) }];
   }
@@ -111,33 +118,40 @@ async function openItem(item: QueueItem, spool: Spool): Promise<Source[]> {
     return content.blocks.map((block) => {
       const bytes = Buffer.concat(block);
       const { header, table } = decodeHeader(bytes);
-      return fromBlock(decodeTable(header, table), () => Promise.resolve(blockBody(decodeBlock(bytes))));
+      return fromBlock(decodeTable(header, table), () => Promise.resolve(decodeBlock(bytes)));
     });
   }
   const sources: Source[] = [];
   for (const extent of content.extents) {
     const { header, table } = await spool.readTable(extent);
-    sources.push(fromBlock(decodeTable(header, table), async () => blockBody(await spool.read(extent))));
+    sources.push(fromBlock(decodeTable(header, table), () => spool.read(extent)));
   }
   return sources;
 }
 
-function fromBlock(entries: readonly Entry[], open: () => Promise<Uint8Array>): Source {
+function fromBlock(entries: readonly Entry[], open: () => Promise<Block>): Source {
   return {
     entries,
     left: new Array<undefined>(entries.length),
     bytes: async () => {
-      const body = await open();
-      return (index) => {
-        const { bodyOffset, lengthBytes } = entries[index] as Entry;
-        return body.subarray(bodyOffset, bodyOffset + lengthBytes);
+      const block = await open();
+      const body = blockBody(block);
+      return {
+        of: (index) => {
+          const { bodyOffset, lengthBytes } = entries[index] as Entry;
+          return body.subarray(bodyOffset, bodyOffset + lengthBytes);
+        },
+        release: () => {
+          releaseBytes(body);
+          releaseBytes(block.bytes);
+        },
       };
     },
   };
 }
 
 async function copyLeft(source: Source, writer: PartWriter): Promise<void> {
-  const bytesOf = await source.bytes();
+  const bytes = await source.bytes();
   for (const [index, entry] of source.entries.entries()) {
     const left = source.left[index];
     if (left === undefined) continue;
@@ -147,13 +161,15 @@ async function copyLeft(source: Source, writer: PartWriter): Promise<void> {
         await writer.add({ kind, disk, ...piece, sequence, bytes: undefined, payload: undefined });
       continue;
     }
-    const all = bytesOf(index);
+    const all = bytes.of(index);
     for (const { offsetBytes, lengthBytes } of left) {
       const from = offsetBytes - entry.offsetBytes;
-      const bytes = all.slice(from, from + lengthBytes);
-      await writer.add({ kind, disk, offsetBytes, lengthBytes, sequence, bytes, payload: undefined });
+      // A copy: the slice of a Buffer would keep its whole block.
+      const piece = new Uint8Array(all.subarray(from, from + lengthBytes));
+      await writer.add({ kind, disk, offsetBytes, lengthBytes, sequence, bytes: piece, payload: undefined });
     }
   }
+  bytes.release();
 }
 
 /** Collects what is left into parts; the last one is known only at the end. */
@@ -214,6 +230,7 @@ class PartWriter {
     }
     try {
       this.extents.push(await this.context.spool.append(block));
+      for (const piece of block) releaseBytes(piece);
     } catch (error) {
       for (const extent of this.extents) this.context.spool.free(extent);
       throw error;
