@@ -5,7 +5,9 @@
  * → NBD → API → ready. End: exports closed and sources drained (bounded), then API, streams, groups, NBD, catalogue.
  */
 import type { RunAgent, RunOptions } from './cli/agent-process.js';
+import { preferAcknowledging } from './cli/priority.js';
 import { roleOf, type AgentConfig } from './config/schema.js';
+import type { SourceGroupConfig } from './config/schema-groups.js';
 import { WorkerCatalogue } from './control/catalogue/worker-catalogue.js';
 import { startApiServer, type ApiServer } from './control/server.js';
 import { TidemarkError } from './core/errors.js';
@@ -31,6 +33,14 @@ import { LibvirtDriver } from './recovery/libvirt-driver.js';
 import { registerDataPath } from './runtime/agent-metrics.js';
 import { CatalogueSync } from './runtime/catalogue-sync.js';
 import { lockDirectory } from './runtime/data-lock.js';
+import { declaredPeerSchema, DeclaredPeers, peersNow, type DeclaredPeer } from './runtime/declared-peers.js';
+import { DeclaredRecords } from './runtime/declared-records.js';
+import {
+  declaredGroups,
+  DeclaredSources,
+  declaredSourceSchema,
+  type DeclaredSource,
+} from './runtime/declared-sources.js';
 import { openDevice } from './runtime/devices.js';
 import { eventSink } from './runtime/events.js';
 import { every } from './runtime/every.js';
@@ -102,6 +112,10 @@ class Agent {
   /** Which way groups go here when that is not as the configuration says. */
   private readonly directions: DirectionRecords;
   private readonly takeOvers: TakeOvers;
+  private readonly sourceRecords: DeclaredRecords<DeclaredSource>;
+  private readonly peerRecords: DeclaredRecords<DeclaredPeer>;
+  private readonly declaredSources: DeclaredSources;
+  private readonly declaredPeers: DeclaredPeers;
   /** Resolved when the NBD socket is served: no VM can be started before. */
   private readonly serving = Promise.withResolvers<void>();
   private nextPurgeMs = 0;
@@ -148,7 +162,9 @@ class Agent {
       () => storage.exists(catalogueFile),
       this.boot,
     );
-    this.peers = new PeerClients({ peers: () => this.config.peers, tls: () => this.tls });
+    this.sourceRecords = new DeclaredRecords(storage, `${dataDirectory}/sources`, declaredSourceSchema);
+    this.peerRecords = new DeclaredRecords(storage, `${dataDirectory}/peers`, declaredPeerSchema);
+    this.peers = new PeerClients({ peers: () => this.now.peers, tls: () => this.tls });
     this.vms = new SourceVms({
       ...shared,
       agent: config.agent,
@@ -163,8 +179,7 @@ class Agent {
     this.directions = new DirectionRecords(storage, `${dataDirectory}/directions`);
     const spoolDirectory = buffers.spoolDirectory ?? `${dataDirectory}/spool`;
     const asked = sourcePeers(this.peers, nodeClock);
-    const addressOf = (peer: string): string | undefined =>
-      this.config.peers.find(({ name }) => name === peer)?.address;
+    const addressOf = (peer: string): string | undefined => this.now.peers.find(({ name }) => name === peer)?.address;
     this.targets = new TargetSide({
       ...shared,
       sources: asked,
@@ -204,6 +219,10 @@ class Agent {
       spoolBytes: buffers.spoolBytes,
       openDevice: (location, access) => openDevice(location, access, { clock: nodeClock, tls: () => this.tls }),
       addressOf,
+      declaredAs: (group) => {
+        const { owner = null, policyRevision = 0 } = this.sourceRecords.get(group) ?? {};
+        return { owner, policyRevision };
+      },
       alertsOf: (group) => [...this.permits.alertsOf(group), ...this.fences.alertsOf(group)],
     });
     this.stops = new SourceStops({
@@ -225,10 +244,22 @@ class Agent {
     this.takeOvers = new TakeOvers({
       ...{ records: this.directions, sources: this.sources, targets: this.targets, vms: this.vms },
       ...{ fences: this.fences, storage, clock: nodeClock, events, site: config.site },
-      configured: (group) => sourceGroupsNow(this.config, this.directions).find(({ name }) => name === group),
+      configured: (group) => this.sourceGroups().find(({ name }) => name === group),
       driver: (name) => this.recoveryDriver(name),
       directory: `${dataDirectory}/machines`,
       listens: listen.stream !== undefined,
+    });
+    this.declaredSources = new DeclaredSources({
+      ...{ records: this.sourceRecords, directions: this.directions, sources: this.sources, vms: this.vms },
+      ...{ storage, events, spoolDirectory, config: () => this.now },
+      isTarget: (name) => this.targets.find(name) !== undefined,
+      changed: () => this.startSources(),
+    });
+    this.declaredPeers = new DeclaredPeers({
+      ...{ records: this.peerRecords, agent: config.agent, events },
+      ofFile: () => this.config.peers,
+      groupsOf: (peer) => this.groupsOf(peer),
+      changed: () => this.peersChanged(),
     });
     this.slabs.onPressure = () => this.sources.relieve();
     this.health = new HealthChecks(this.sources, this.targets, storage, dataDirectory);
@@ -242,6 +273,8 @@ class Agent {
     await this.fences.load();
     await this.stops.load();
     await this.directions.load();
+    await this.sourceRecords.load();
+    await this.peerRecords.load();
     this.takeKeyFiles(config);
     await this.targets.open();
     await this.targets.declareAll(config.targetGroups);
@@ -261,6 +294,7 @@ class Agent {
     this.options.onReload((after) => this.reload(after));
     this.stops.resume();
     this.health.started = true;
+    if (this.sources.list().length > 0) preferAcknowledging(this.options.log);
     this.options.onReady();
   }
 
@@ -283,7 +317,30 @@ class Agent {
   /** Opens what the configuration and the reversals say; nothing before it is its turn at the agent's start. */
   private async startSources(): Promise<void> {
     if (!this.sourcesStarted) return;
-    await this.starting.run(() => this.sources.start({ sourceGroups: sourceGroupsNow(this.config, this.directions) }));
+    await this.starting.run(() => this.sources.start({ sourceGroups: this.sourceGroups() }));
+    if (this.sources.list().length > 0 && this.health.started) preferAcknowledging(this.options.log);
+  }
+
+  /** The configuration with the peers that the API declared. */
+  private get now(): AgentConfig {
+    return { ...this.config, peers: peersNow(this.config.peers, this.peerRecords) };
+  }
+
+  private sourceGroups(): SourceGroupConfig[] {
+    const { config, sourceRecords, directions } = this;
+    const sourceGroups = [...config.sourceGroups, ...declaredGroups(sourceRecords, config)];
+    return sourceGroupsNow({ ...config, sourceGroups }, directions);
+  }
+
+  private groupsOf(peer: string): string[] {
+    const sources = this.sourceGroups().filter(({ targets }) => targets.some((target) => target.peer === peer));
+    const targets = this.targets.list().filter(({ name }) => this.targets.policy(name).spec.streams.includes(peer));
+    return [...sources, ...targets].map(({ name }) => name);
+  }
+
+  private async peersChanged(): Promise<void> {
+    this.targets.dismiss((name) => this.now.peers.some((peer) => peer.name === name));
+    await this.startSources();
   }
 
   private staleGroups(): ReturnType<ConstructorParameters<typeof SourceFences>[0]['groups']> {
@@ -322,7 +379,7 @@ class Agent {
     });
     this.listener.onConnection((connection) => {
       const { name, address: from } = connection.peer;
-      if (this.config.peers.some((peer) => peer.name === name)) {
+      if (this.now.peers.some((peer) => peer.name === name)) {
         this.targets.accept(connection);
         return;
       }
@@ -336,9 +393,11 @@ class Agent {
     const service = new Service({
       clock: nodeClock,
       info: { site: config.site, name: config.agent, version: options.version, boot },
-      peers: () => this.config.peers,
+      peers: () => this.now.peers,
       sources,
       sourceOperations: this.sourceOperations,
+      declaredSources: this.declaredSources,
+      declaredPeers: this.declaredPeers,
       stops: this.stops,
       takeOvers: this.takeOvers,
       vms: this.vms,
@@ -348,7 +407,7 @@ class Agent {
       ring,
       health: () => health.report(),
     });
-    const roles = (name: string): ReturnType<typeof roleOf> => roleOf(this.config, name);
+    const roles = (name: string): ReturnType<typeof roleOf> => roleOf(this.now, name);
     const api = await startApiServer({ service, address, tls: this.tls, roleOf: roles, log: options.log }).catch(
       (cause: Error) => {
         throw new TidemarkError('config-invalid', `listen.api: ${cause.message}`, { path: 'listen.api', cause });
@@ -393,9 +452,8 @@ class Agent {
     if (after.listen.nbd.tcp !== undefined) this.nbd.setTls(nbdTls(tls));
     this.throttle.setRate(throttleSchedule(after.throttle));
     this.takeKeyFiles(after);
-    this.targets.dismiss((name) => after.peers.some((peer) => peer.name === name));
     await this.targets.declareAll(after.targetGroups);
-    await this.startSources();
+    await this.peersChanged();
   }
 
   private takeKeyFiles(config: AgentConfig): void {

@@ -9,7 +9,6 @@ import type { AgentConfig } from '../config/schema.js';
 import { TidemarkError } from '../core/errors.js';
 import { LogWriter } from '../control/log-writer.js';
 import { createLogger, type ControllableLogger, type Logger } from '../control/logger.js';
-import { preferAcknowledging } from './priority.js';
 import { serviceManager } from './systemd.js';
 
 /** What the last lines of the log may take. */
@@ -82,7 +81,6 @@ export async function runAgentProcess(configFile: string, version: string, run: 
   const stopWatchdog = manager.startWatchdog(() => !stop.signal.aborted);
   log.info({ event: 'agent-starting', configFile }, 'starting');
   const onReady = (): void => {
-    if (config.sourceGroups.length > 0) preferAcknowledging(log);
     log.info({ event: 'agent-ready' }, 'ready');
     void manager.notify('READY=1', `STATUS=ready as ${config.site}/${config.agent}`);
   };

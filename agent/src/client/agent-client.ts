@@ -18,6 +18,14 @@ import {
   type checkpointRequestSchema,
   type CheckpointSelector,
 } from '../service/checkpoint-schemas.js';
+import {
+  peerDeclarationSchema,
+  sourceDeclarationSchema,
+  type declarePeerSchema,
+  type declareSourceSchema,
+  type PeerDeclaration,
+  type SourceDeclaration,
+} from '../service/declaration-schemas.js';
 import { eventPageSchema, type EventPage } from '../service/event-schemas.js';
 import { forecastSchema, type Forecast, type forecastRequestSchema } from '../service/forecast-schemas.js';
 import {

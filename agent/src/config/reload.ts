@@ -4,6 +4,7 @@
  */
 import { canonicalJson } from '../service/same-request.js';
 import type { AgentConfig } from './schema.js';
+import type { SourceGroupConfig } from './schema-groups.js';
 
 /** Paths of the changed properties. */
 export interface ReloadPlan {
@@ -12,6 +13,7 @@ export interface ReloadPlan {
 }
 
 const restart = 'needs a restart of the agent';
+const liveSourceKeys = ['checkpointIntervalSeconds', 'targets'];
 /** Whole properties that change live. */
 const liveProperties = ['access', 'peers', 'throttle', 'log', 'drainSeconds'] as const;
 const restartProperties = ['site', 'agent', 'dataDirectory', 'listen', 'buffers', 'guard', 'hypervisors'] as const;
@@ -26,14 +28,7 @@ export function planReload(before: AgentConfig, after: AgentConfig): ReloadPlan 
   // The files are read again on every reload (renewed certificates); their names may change too.
   if (!equal(before.tls, after.tls)) live.push('tls');
 
-  planGroups(
-    before.sourceGroups,
-    after.sourceGroups,
-    'sourceGroups',
-    ['checkpointIntervalSeconds', 'targets'],
-    live,
-    refuse,
-  );
+  planGroups(before.sourceGroups, after.sourceGroups, 'sourceGroups', liveSourceKeys, live, refuse);
   planDisks(before, after, live, refuse);
   planGroups(
     before.targetGroups,
@@ -44,6 +39,20 @@ export function planReload(before: AgentConfig, after: AgentConfig): ReloadPlan 
     refuse,
   );
   return { live, refused };
+}
+
+/** What of a source group that was declared by the API may change, as a reload judges it; `reopens`: not while it is open. */
+export function planSourceGroup(
+  before: SourceGroupConfig,
+  after: SourceGroupConfig,
+): { readonly reopens: boolean; readonly refused: ReloadPlan['refused'] } {
+  const refused: { path: string; reason: string }[] = [];
+  const refuse = (path: string, reason: string): void =>
+    void refused.push({ path: path.replace('sourceGroups[0]', 'spec'), reason });
+  planGroups([before], [after], 'sourceGroups', liveSourceKeys, [], refuse);
+  planDisks({ sourceGroups: [before] }, { sourceGroups: [after] }, [], refuse);
+  const real = refused.filter(({ reason }) => reason !== restart);
+  return { reopens: real.length < refused.length, refused: real };
 }
 
 type Group = { readonly name: string } & Readonly<Record<string, unknown>>;

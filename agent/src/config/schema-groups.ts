@@ -58,54 +58,68 @@ export const sourceVmSchema = z.strictObject({
     .max(64)
     .optional()
     .describe('Targets (vda …). Default: all that can be captured'),
+  migrates: z
+    .boolean()
+    .default(false)
+    .describe(
+      'It may run on another host, whose agent lists it in the same group; each agent captures it while it is there. Needs libvirt',
+    ),
 });
 export type SourceVmConfig = z.infer<typeof sourceVmSchema>;
 
+const sourceGroupShape = z.strictObject({
+  targets: z
+    .array(
+      z.strictObject({
+        peer: nameSchema,
+        address: addressSchema.optional().describe('Default: the address of that peer'),
+      }),
+    )
+    .min(1)
+    .max(8)
+    .describe('Target agents; each gets the whole group'),
+  checkpointIntervalSeconds: intervalSchema,
+  disks: z.array(sourceDiskSchema).max(256).default([]).describe('Disks besides those of vms'),
+  vms: z
+    .array(sourceVmSchema)
+    .max(256)
+    .default([])
+    .describe('VMs whose disks the agent attaches by itself; a disk of the group is named VM-TARGET, e.g. db-vda'),
+  fencing: fencingPolicySchema
+    .default('isolate')
+    .describe(
+      'What happens to the VMs here when a target was failed over. isolate: off their networks (QEMU by monitor: paused). stop: ended. leave: nothing',
+    ),
+});
+
+/** Checks that hold between properties; issues carry the path of the property to change. */
+function checkGroup(group: z.infer<typeof sourceGroupShape>, context: z.RefinementCtx): void {
+  if (group.disks.length + group.vms.length === 0)
+    context.addIssue({ code: 'custom', path: ['vms'], message: 'a group needs vms or disks' });
+  for (const [index, { vm }] of group.vms.entries())
+    if (group.vms.findIndex((other) => other.vm === vm) < index)
+      context.addIssue({ code: 'custom', path: ['vms', index, 'vm'], message: `${vm} is listed twice` });
+  for (const [index, disk] of group.disks.entries())
+    if (group.disks.findIndex((other) => other.name === disk.name) < index)
+      context.addIssue({
+        code: 'custom',
+        path: ['disks', index, 'name'],
+        message: `another disk is named ${disk.name}`,
+      });
+  for (const [index, target] of group.targets.entries())
+    if (group.targets.findIndex((other) => other.peer === target.peer) < index)
+      context.addIssue({
+        code: 'custom',
+        path: ['targets', index, 'peer'],
+        message: `${target.peer} is listed twice`,
+      });
+}
+
+/** By the API: its name is in the path. */
+export const sourceGroupSpecSchema = sourceGroupShape.superRefine(checkGroup);
+export type SourceGroupSpec = z.infer<typeof sourceGroupSpecSchema>;
+
 export const sourceGroupSchema = z
-  .strictObject({
-    name: nameSchema,
-    targets: z
-      .array(
-        z.strictObject({
-          peer: nameSchema,
-          address: addressSchema.optional().describe('Default: the address of that peer'),
-        }),
-      )
-      .min(1)
-      .max(8)
-      .describe('Target agents; each gets the whole group'),
-    checkpointIntervalSeconds: intervalSchema,
-    disks: z.array(sourceDiskSchema).max(256).default([]).describe('Disks besides those of vms'),
-    vms: z
-      .array(sourceVmSchema)
-      .max(256)
-      .default([])
-      .describe('VMs whose disks the agent attaches by itself; a disk of the group is named VM-TARGET, e.g. db-vda'),
-    fencing: fencingPolicySchema
-      .default('isolate')
-      .describe(
-        'What happens to the VMs here when a target was failed over. isolate: off their networks (QEMU by monitor: paused). stop: ended. leave: nothing',
-      ),
-  })
-  .superRefine((group, context) => {
-    if (group.disks.length + group.vms.length === 0)
-      context.addIssue({ code: 'custom', path: ['vms'], message: 'a group needs vms or disks' });
-    for (const [index, { vm }] of group.vms.entries())
-      if (group.vms.findIndex((other) => other.vm === vm) < index)
-        context.addIssue({ code: 'custom', path: ['vms', index, 'vm'], message: `${vm} is listed twice` });
-    for (const [index, disk] of group.disks.entries())
-      if (group.disks.findIndex((other) => other.name === disk.name) < index)
-        context.addIssue({
-          code: 'custom',
-          path: ['disks', index, 'name'],
-          message: `another disk is named ${disk.name}`,
-        });
-    for (const [index, target] of group.targets.entries())
-      if (group.targets.findIndex((other) => other.peer === target.peer) < index)
-        context.addIssue({
-          code: 'custom',
-          path: ['targets', index, 'peer'],
-          message: `${target.peer} is listed twice`,
-        });
-  });
+  .strictObject({ name: nameSchema, ...sourceGroupShape.shape })
+  .superRefine(checkGroup);
 export type SourceGroupConfig = z.infer<typeof sourceGroupSchema>;

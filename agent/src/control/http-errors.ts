@@ -6,6 +6,7 @@ const statuses: Partial<Record<ErrorCode, number>> = {
   unauthorised: 401,
   forbidden: 403,
   'group-unknown': 404,
+  'peer-unknown': 404,
   'disk-unknown': 404,
   'checkpoint-unknown': 404,
   'view-unknown': 404,

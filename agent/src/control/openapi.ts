@@ -8,16 +8,29 @@ import {
   checkpointSelectorSchema,
 } from '../service/checkpoint-schemas.js';
 import { apiErrorSchema } from '../service/error-schema.js';
+import { sourceGroupSpecSchema } from '../config/schema-groups.js';
+import {
+  declarePeerSchema,
+  declareSourceSchema,
+  peerDeclarationSchema,
+  sourceDeclarationSchema,
+} from '../service/declaration-schemas.js';
 import { eventPageSchema, eventSchema } from '../service/event-schemas.js';
 import { forecastRequestSchema, forecastSchema } from '../service/forecast-schemas.js';
 import { groupStatusSchema, vmAttachmentSchema } from '../service/group-schemas.js';
-import { declareGroupSchema, groupPolicySchema, targetGroupSpecSchema } from '../service/group-spec.js';
+import {
+  declareGroupSchema,
+  groupPolicySchema,
+  restoreGroupSchema,
+  retiredGroupSchema,
+  targetGroupSpecSchema,
+} from '../service/group-spec.js';
 import { operationPageSchema, operationRequestSchema, operationSchema } from '../service/operation-schemas.js';
 import { viewRequestSchema, viewStatusSchema } from '../service/view-schemas.js';
 import { releaseRequestSchema, vmListSchema, vmSchema } from '../service/vm-schemas.js';
 import type { Route } from './route.js';
 import { peerListSchema } from './routes-agent.js';
-import { groupListSchema, viewListSchema } from './routes-group.js';
+import { groupListSchema, retiredListSchema, viewListSchema } from './routes-group.js';
 import { vmAttachmentListSchema } from './routes-vm.js';
 import { plainRoutes, routes } from './routes.js';
 
@@ -34,6 +47,8 @@ const named: Readonly<Record<string, z.ZodType>> = {
   CheckpointRequest: checkpointRequestSchema,
   CheckpointSelector: checkpointSelectorSchema,
   DeclareGroup: declareGroupSchema,
+  DeclarePeer: declarePeerSchema,
+  DeclareSource: declareSourceSchema,
   Event: eventSchema,
   EventPage: eventPageSchema,
   Forecast: forecastSchema,
@@ -43,11 +58,17 @@ const named: Readonly<Record<string, z.ZodType>> = {
   GroupStatus: groupStatusSchema,
   Health: healthSchema,
   Operation: operationSchema,
+  PeerDeclaration: peerDeclarationSchema,
+  SourceDeclaration: sourceDeclarationSchema,
+  SourceGroupSpec: sourceGroupSpecSchema,
   OperationPage: operationPageSchema,
   OperationRequest: operationRequestSchema,
   PeerList: peerListSchema,
   PeerStatus: peerStatusSchema,
   ReleaseRequest: releaseRequestSchema,
+  RestoreGroup: restoreGroupSchema,
+  RetiredGroup: retiredGroupSchema,
+  RetiredList: retiredListSchema,
   TargetGroupSpec: targetGroupSpecSchema,
   ViewList: viewListSchema,
   ViewRequest: viewRequestSchema,

@@ -6,11 +6,18 @@ import type { Role } from '../service/agent-schemas.js';
 import type { Route } from './route.js';
 import { everyone, readers } from './route.js';
 import { agentRoutes } from './routes-agent.js';
+import { declaredRoutes } from './routes-declared.js';
 import { groupRoutes } from './routes-group.js';
 import { operationRoutes } from './routes-operation.js';
 import { vmRoutes } from './routes-vm.js';
 
-export const routes: readonly Route[] = [...agentRoutes, ...groupRoutes, ...operationRoutes, ...vmRoutes];
+export const routes: readonly Route[] = [
+  ...agentRoutes,
+  ...groupRoutes,
+  ...declaredRoutes,
+  ...operationRoutes,
+  ...vmRoutes,
+];
 
 /** Routes whose reply is not one JSON value of the API; handled in server.ts. All are GET. */
 export const plainRoutes: readonly { path: string; summary: string; contentType: string; roles: readonly Role[] }[] = [

@@ -11,6 +11,11 @@ export const errorTable = {
   // network and peers
   'peer-unreachable': { retry: true, hint: 'Check the address, the firewall and that the peer agent runs.' },
   'peer-refused': { retry: false, hint: 'Check both certificates and that each site lists the other as a peer.' },
+  'peer-unknown': { retry: false, hint: 'List the peers with `tidemark agent peers`.' },
+  'peer-exists': {
+    retry: false,
+    hint: 'The peer stands in the configuration file, or belongs to another stack: change it there.',
+  },
   'peer-api-unknown': {
     retry: false,
     hint: 'Set peers[].api of that peer to HOST:PORT of its control API, and reload the agent.',
@@ -97,6 +102,10 @@ export const errorTable = {
   'direction-damaged': {
     retry: false,
     hint: 'Restore the file from a backup, or write it anew with the help of `tidemark status` of the other site.',
+  },
+  'declaration-damaged': {
+    retry: false,
+    hint: 'Restore the file from a backup, or remove it and declare the source group or peer again.',
   },
   'source-interrupted': {
     retry: true,

@@ -80,6 +80,13 @@ export class DirectionRecords {
     this.known.set(record.group, record);
   }
 
+  /** The group goes as it is declared again. Durable when it resolves. */
+  async remove(group: string): Promise<void> {
+    await this.storage.remove(`${this.directory}/${group}${suffix}`);
+    await this.storage.syncDirectory(this.directory);
+    this.known.delete(group);
+  }
+
   /** A definition of a VM that leaves this site, for a person. Durable. */
   async keepDefinition(group: string, vm: string, text: string): Promise<void> {
     const name = `${group}-${vm.replaceAll(/[^A-Za-z0-9._-]+/g, '-')}.definition`;

@@ -9,6 +9,14 @@ import type {
   CheckpointRequest,
   CheckpointSelector,
 } from '../service/checkpoint-schemas.js';
+import type {
+  DeclarePeer,
+  DeclareSource,
+  PeerDeclaration,
+  RemovePeer,
+  RemoveSource,
+  SourceDeclaration,
+} from '../service/declaration-schemas.js';
 import type { Expectation } from '../service/expectation.js';
 import type { EventRing } from '../service/event-ring.js';
 import type { EventPage, EventQuery } from '../service/event-schemas.js';
@@ -23,6 +31,8 @@ import { resolveCheckpoint } from '../target/checkpoints.js';
 import type { TargetGroup } from '../target/group.js';
 import type { OperationRecord } from '../target/operations.js';
 import type { CatalogueSync } from './catalogue-sync.js';
+import type { DeclaredPeers } from './declared-peers.js';
+import type { DeclaredSources } from './declared-sources.js';
 import type { ExportHost } from './exports.js';
 import { forecastOf } from './forecast.js';
 import { operationView } from './operation-view.js';
@@ -41,6 +51,8 @@ export interface ServiceOptions {
   readonly peers: () => readonly { readonly name: string; readonly address?: string | undefined }[];
   readonly sources: SourceSide;
   readonly sourceOperations: SourceOperations;
+  readonly declaredSources: DeclaredSources;
+  readonly declaredPeers: DeclaredPeers;
   readonly stops: SourceStops;
   readonly takeOvers: TakeOvers;
   readonly vms: SourceVms;

@@ -30,6 +30,8 @@ export interface SourceSideOptions {
   /** Stream address of a peer; undefined when the configuration names none. */
   readonly addressOf: (peer: string) => string | undefined;
   readonly vms: SourceVms;
+  /** Who declared a group, and how often it was changed. */
+  readonly declaredAs: (group: string) => Pick<GroupStatus, 'owner' | 'policyRevision'>;
   /** Alerts of a group that are not its links' nor its VMs'. */
   readonly alertsOf: (group: string) => GroupStatus['alerts'];
 }
@@ -239,11 +241,14 @@ export class SourceSide {
   }
 
   private handle({ group, config }: Running): SourceHandle {
-    const { exports, alertsOf, vms } = this.options;
+    const { exports, alertsOf, declaredAs, vms } = this.options;
     return {
       group,
       config,
-      status: () => sourceStatus(group, config, exports, vms.of(group.name), alertsOf(group.name)),
+      status: () => ({
+        ...sourceStatus(group, config, exports, vms.of(group.name), alertsOf(group.name)),
+        ...declaredAs(group.name),
+      }),
       checkpoints: () =>
         group.status.links.flatMap((link) =>
           link.durableCheckpointId === undefined || link.durableCheckpointMs === undefined
