@@ -79,6 +79,49 @@ describe('drill of a VM on libvirt', () => {
     expect(await leftovers()).toEqual([]);
   }, 120_000);
 
+  test('its time is over: torn down by the agent alone, although a check still waits; it has failed', async () => {
+    const checks = [{ vm: 'count', check: { kind: 'guest-agent', timeoutSeconds: 600 } }] as const;
+    const drill = await rig.run('too-long', {
+      kind: 'drill',
+      arguments: { at: { by: 'latest' }, keepMinutes: 0, checks: [...checks], maxDurationMinutes: 0.1 },
+    });
+    expect(drill).toMatchObject({ state: 'failed', error: { code: 'timed-out' } });
+    expect(await leftovers()).toEqual([]);
+  }, 60_000);
+
+  test('a network of a person is proven before anything boots', async () => {
+    const { client } = rig.target;
+    const { spec } = await client.policy('shop');
+    const through = async (testNetwork: string): Promise<void> => {
+      await client.declareGroup('shop', { spec: { ...spec, recovery: { ...spec.recovery!, testNetwork } } });
+    };
+    const drill = (id: string): Promise<Operation> =>
+      rig.run(id, { kind: 'drill', arguments: { at: { by: 'latest' }, keepMinutes: 0 } });
+    const networks = {
+      routed: "<bridge stp='off'/><forward mode='open'/><ip address='198.51.100.1' prefix='24'/>",
+      homely: "<bridge stp='off'/><ip address='203.0.113.1' prefix='24'/>",
+      quiet: "<bridge stp='off'/>",
+    };
+    for (const [name, body] of Object.entries(networks)) {
+      writeFileSync(rig.lab.path(`${name}.xml`), `<network><name>${name}</name>${body}</network>`);
+      await rig.libvirt.virsh.run(['net-create', rig.lab.path(`${name}.xml`)]);
+    }
+    for (const name of ['routed', 'homely']) {
+      await through(name);
+      await expect(drill(`in-${name}`)).rejects.toMatchObject({ code: 'network-not-isolated' });
+      const { action } = await client.forecast('shop', { action: 'drill' });
+      expect(action?.refusals).toMatchObject([{ code: 'network-not-isolated' }]);
+    }
+    await through('quiet');
+    expect(await drill('in-quiet')).toMatchObject({
+      state: 'succeeded',
+      result: { isolation: null, testNetworks: { quiet: { forward: 'none' } } },
+    });
+    await client.declareGroup('shop', { spec });
+    for (const name of Object.keys(networks)) await rig.libvirt.virsh.run(['net-destroy', name]);
+    expect(await leftovers()).toEqual([]);
+  }, 60_000);
+
   test('what a forgotten drill left is found by its mark', async () => {
     const xml = `<domain type='qemu'><name>left</name><uuid>11111111-2222-4333-8444-555555555555</uuid><memory>1024</memory>
       <metadata><t:owner xmlns:t='urn:tidemark:owner:1' agent='target' group='shop' operation='gone' purpose='drill' vm='count'/></metadata>

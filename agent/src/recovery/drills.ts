@@ -2,7 +2,8 @@
  * Drills: the VMs of a checkpoint boot on a view of their own in a network that leads nowhere, are checked, and are gone
  * again; protection goes on meanwhile, and several drills run at once.
  *
- * drill: checkpoint chosen and pinned → `view` → `defined` (network and VMs) → `booting` → `booted` (evidence)
+ * drill: checkpoint chosen and pinned → `view` → `defined` (network and VMs; nothing boots before every network is proven
+ *   to lead nowhere) → `booting` → `booted` (evidence)
  *   → `kept` (or torn down at once) → `judged` (failed when a check was).
  * drill-stop: → `torn-down`.
  *
@@ -19,7 +20,8 @@ import {
   type OperationStep,
   type StepContext,
 } from '../target/operations.js';
-import { failedChecks, firstBootMs, proveIsolation } from './evidence.js';
+import { failedChecks, firstBootMs, proveNetworks } from './evidence.js';
+import type { Checkpoint } from '../target/manifest-records.js';
 import type { Room } from './room.js';
 import { viewDisks } from './view-disks.js';
 import { shortHash, type BootReport, type VmPlan } from './vm-set.js';
@@ -28,6 +30,8 @@ interface DrillArguments {
   readonly at: CheckpointSelector;
   readonly vms?: readonly string[];
   readonly keepMinutes: number;
+  readonly checks?: VmPlan['checks'];
+  readonly maxDurationMinutes?: number;
   readonly scratchLimitBytes?: number;
 }
 
@@ -105,20 +109,36 @@ export class Drills {
     });
   }
 
-  private async prepare(args: DrillArguments, id: string): Promise<OperationResult> {
+  /** Refuses, before anything is changed, what could not be drilled. */
+  async check(
+    checkpoint: Checkpoint,
+    args: Pick<DrillArguments, 'vms' | 'checks'>,
+    id: string,
+  ): Promise<OperationResult> {
     const { group, vms } = this.room;
-    const { context } = group;
-    const checkpoint = resolveCheckpoint(context.checkpoints(), args.at);
-    const view = viewId(id);
     const network = vms.spec.testNetwork === 'isolated' ? networkName(group.name)(id) : null;
-    const checked = await vms.check({
+    const plan: VmPlan = {
       operation: id,
       purpose: 'drill',
       checkpoint,
       only: args.vms,
       ...(network === null ? {} : { isolatedNetwork: network }),
-      disk: this.room.futureDisk(checkpoint, view),
-    });
+      disk: this.room.futureDisk(checkpoint, viewId(id)),
+    };
+    const checked = await vms.check(plan);
+    for (const [index, { vm }] of (args.checks ?? []).entries())
+      if (!checked.vms.includes(vm))
+        throw new TidemarkError('vm-unknown', `The drill boots no VM ${vm}.`, {
+          path: `arguments.checks[${index}].vm`,
+        });
+    await proveNetworks(vms, plan, network);
+    return { ...checked, network };
+  }
+
+  private async prepare(args: DrillArguments, id: string): Promise<OperationResult> {
+    const { context } = this.room.group;
+    const checkpoint = resolveCheckpoint(context.checkpoints(), args.at);
+    const checked = await this.check(checkpoint, args, id);
     await context.manifest.append({
       type: 'pin',
       id: pinId(id),
@@ -126,11 +146,30 @@ export class Drills {
       reason: 'drill',
       removed: false,
     });
-    return { checkpoint: checkpoint.id, sourceTimeMs: checkpoint.sourceTimeMs, ...checked, view, network };
+    return { checkpoint: checkpoint.id, sourceTimeMs: checkpoint.sourceTimeMs, ...checked, view: viewId(id) };
+  }
+
+  /** Runs with a signal that also aborts when the drill's time is over; a restart of the agent does not prolong it. */
+  private async within<Value>(
+    { record, signal, group }: StepContext,
+    run: (signal: AbortSignal) => Promise<Value>,
+  ): Promise<Value> {
+    const endMs = endOf(record);
+    if (endMs === undefined) return run(signal);
+    const over = new AbortController();
+    const timer = group.clock.after(Math.max(0, endMs - group.clock.wallMs()), () =>
+      over.abort(new TidemarkError('timed-out', `Drill ${record.id} was not over in its maxDurationMinutes.`)),
+    );
+    try {
+      return await run(AbortSignal.any([signal, over.signal]));
+    } finally {
+      timer.cancel();
+    }
   }
 
   private planOf({ record }: StepContext): VmPlan {
     const { result } = record;
+    const { checks } = record.arguments as unknown as DrillArguments;
     const network = result?.['network'];
     return {
       operation: record.id,
@@ -138,6 +177,7 @@ export class Drills {
       checkpoint: this.room.checkpoint(result?.['checkpoint']),
       only: result?.['vms'] as string[],
       ...(typeof network === 'string' ? { isolatedNetwork: network } : {}),
+      checks,
       disk: viewDisks(this.room.group.views, this.room.exports, String(result?.['view'])),
     };
   }
@@ -151,7 +191,7 @@ export class Drills {
       run: async (context) => {
         try {
           await room.environment.serving;
-          return await run(context);
+          return await this.within(context, (signal) => run({ ...context, signal }));
         } catch (error) {
           if (!room.stopping.signal.aborted) await this.tearDown(context.record.id);
           throw error;
@@ -175,6 +215,7 @@ export class Drills {
         const plan = this.planOf(context);
         if (plan.isolatedNetwork !== undefined) await room.vms.driver.createIsolatedNetwork(plan.isolatedNetwork);
         await room.vms.define(plan);
+        await proveNetworks(room.vms, plan);
         return {};
       }),
       step('booting', async (context) => {
@@ -188,19 +229,17 @@ export class Drills {
       }),
       step('booted', async (context) => {
         const plan = this.planOf(context);
-        const { driver } = room.vms;
         const boots = await room.vms.boot(plan, {
           sinceMs: context.record.startedMs,
           signal: room.signal(context.signal),
         });
-        const started = boots.filter(({ startedAfterMs }) => startedAfterMs !== null).map(({ uuid }) => uuid);
-        const isolation =
-          plan.isolatedNetwork === undefined ? null : await proveIsolation(driver, plan.isolatedNetwork, started);
-        return { boots, isolation, passed: failedChecks(boots) === undefined };
+        const { [plan.isolatedNetwork ?? '']: isolation = null, ...testNetworks } = await proveNetworks(room.vms, plan);
+        return { boots, isolation, testNetworks, passed: failedChecks(boots) === undefined };
       }),
       step('kept', async ({ record, group }) => {
         const { keepMinutes } = record.arguments as unknown as DrillArguments;
-        if (keepMinutes > 0) return { keepUntilMs: group.clock.wallMs() + keepMinutes * minuteMs };
+        const endMs = endOf(record) ?? Infinity;
+        if (keepMinutes > 0) return { keepUntilMs: Math.min(endMs, group.clock.wallMs() + keepMinutes * minuteMs) };
         await this.tearDown(record.id);
         return {};
       }),
@@ -242,6 +281,12 @@ export class Drills {
     const pin = manifest.state.pins.get(pinId(operation));
     if (pin !== undefined) await manifest.append({ ...pin, removed: true });
   }
+}
+
+/** Wall time at which it is over, whatever it is at. */
+function endOf({ arguments: args, startedMs }: OperationRecord): number | undefined {
+  const { maxDurationMinutes } = args as { maxDurationMinutes?: number };
+  return maxDurationMinutes === undefined ? undefined : startedMs + maxDurationMinutes * minuteMs;
 }
 
 function viewId(operation: string): string {

@@ -1,7 +1,7 @@
 /** What a recovery shows for itself. */
 import { TidemarkError } from '../core/errors.js';
-import type { NetworkFacts, RecoveryDriver } from './driver.js';
-import type { BootReport } from './vm-set.js';
+import type { NetworkFacts } from './driver.js';
+import type { BootReport, VmPlan, VmSet } from './vm-set.js';
 
 /** The checks that did not hold, in words; undefined: all is well. */
 export function failedChecks(boots: readonly BootReport[]): string | undefined {
@@ -16,27 +16,44 @@ export function failedChecks(boots: readonly BootReport[]): string | undefined {
 }
 
 /**
- * That the network of a drill leads nowhere: nothing is forwarded, the host has no address in it, and nothing but the
- * drill's own VMs is plugged in. Throws `network-not-isolated`.
+ * That the networks of a drill lead nowhere, by name: nothing is forwarded, the host has no address in them, and nothing but
+ * VMs of the group's drills is plugged in. Throws `network-not-isolated`. `later`: one that is not made yet.
  */
-export async function proveIsolation(
-  driver: RecoveryDriver,
+export async function proveNetworks(
+  vms: VmSet,
+  plan: VmPlan,
+  later?: string | null,
+): Promise<Record<string, NetworkFacts>> {
+  const { driver } = vms;
+  const ours = await vms.owned(({ purpose }) => purpose === 'drill');
+  const taps = new Set((await Promise.all(ours.map(({ uuid }) => driver.taps(uuid)))).flat());
+  const facts: Record<string, NetworkFacts> = {};
+  for (const name of await vms.networks(plan)) {
+    if (name === later) continue;
+    facts[name] = await driver.networkFacts(name);
+    refuseWayOut(name, facts[name], taps);
+  }
+  return facts;
+}
+
+function refuseWayOut(
   network: string,
-  uuids: readonly string[],
-): Promise<NetworkFacts> {
-  const facts = await driver.networkFacts(network);
-  const taps = new Set((await Promise.all(uuids.map((uuid) => driver.taps(uuid)))).flat());
-  const strangers = facts.ports.filter((port) => !taps.has(port) && port !== `${facts.bridge}-nic`);
+  { bridge, forward, hostAddresses, ports }: NetworkFacts,
+  taps: ReadonlySet<string>,
+): void {
+  const strangers = ports.filter((port) => !taps.has(port) && port !== `${bridge}-nic`);
   const problem =
-    facts.forward !== 'none'
-      ? `it forwards (${facts.forward})`
-      : facts.hostAddresses.length > 0
-        ? `the host has ${facts.hostAddresses.join(', ')} in it`
+    forward !== 'none'
+      ? `it forwards (${forward})`
+      : hostAddresses.length > 0
+        ? `the host has ${hostAddresses.join(', ')} in it`
         : strangers.length > 0
           ? `${strangers.join(', ')} is plugged into it`
           : undefined;
-  if (problem === undefined) return facts;
-  throw new TidemarkError('network-not-isolated', `Network ${network} is not isolated: ${problem}.`);
+  if (problem === undefined) return;
+  throw new TidemarkError('network-not-isolated', `Network ${network} is not isolated: ${problem}.`, {
+    path: 'recovery.testNetwork',
+  });
 }
 
 /** From the request to the return of the first start. */

@@ -1,7 +1,7 @@
 /** Recovery on libvirt, by virsh. */
 import { randomUUID } from 'node:crypto';
 import { open, readdir, unlink } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { networkInterfaces, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { TidemarkError, isTidemarkError } from '../core/errors.js';
 import type { Virsh, VirshCall } from '../hypervisor/virsh.js';
@@ -161,13 +161,21 @@ export class LibvirtDriver implements RecoveryDriver {
   }
 
   async networkFacts(name: string): Promise<NetworkFacts> {
+    const plain = /^bridge:(.*)$/.exec(name)?.[1];
+    if (plain !== undefined)
+      return { bridge: plain, forward: 'none', hostAddresses: addressesOf(plain), ports: (await ports(plain)) ?? [] };
     const network = parseXml(await this.virsh.run(['net-dumpxml', name]), 'network', `Network ${name}`);
     const bridge = attributeOf(network, ['bridge'], 'name') ?? '';
     const forward = elementOf(network, 'forward');
     return {
       bridge,
       forward: forward === undefined ? 'none' : (forward.getAttribute('mode') ?? 'nat'),
-      hostAddresses: elementsOf(network, 'ip').map((ip) => ip.getAttribute('address') ?? ''),
+      hostAddresses: [
+        ...new Set([
+          ...elementsOf(network, 'ip').map((ip) => ip.getAttribute('address') ?? ''),
+          ...addressesOf(bridge),
+        ]),
+      ],
       ports: (await ports(bridge)) ?? [],
     };
   }
@@ -274,6 +282,13 @@ function lines(text: string): string[] {
     .split('\n')
     .map((line) => line.trim())
     .filter((line) => line !== '');
+}
+
+/** Addresses of the host in a network of its own; link-local ones lead nowhere. */
+function addressesOf(bridge: string): string[] {
+  return (networkInterfaces()[bridge] ?? [])
+    .map(({ address }) => address)
+    .filter((address) => !/^fe80:/i.test(address));
 }
 
 /** Interfaces of a bridge; undefined when it is none. */

@@ -31,7 +31,7 @@ export class LiveMachines implements GroupMachines {
 
   constructor(
     private readonly room: Room,
-    drills: Drills,
+    private readonly drills: Drills,
   ) {
     this.upkeep = new Tending(room, drills);
     this.failoverSteps = bootSteps(room);
@@ -53,6 +53,10 @@ export class LiveMachines implements GroupMachines {
   async checkFailover(checkpoint: Checkpoint): Promise<OperationResult> {
     const disk = this.room.futureDisk(checkpoint, 'production');
     return { ...(await this.room.vms.check({ operation: 'check', purpose: 'live', checkpoint, disk })) };
+  }
+
+  checkDrill(checkpoint: Checkpoint, vms: readonly string[] | undefined): Promise<OperationResult> {
+    return this.drills.check(checkpoint, vms === undefined ? {} : { vms }, 'check');
   }
 
   checkCommit(view: string): Promise<OperationResult> {

@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto';
 import { sleep } from '../core/clock.js';
 import { TidemarkError } from '../core/errors.js';
 import type { VmDefinition } from '../hypervisor/definition.js';
-import type { RecoverySpec, RecoveryVm } from '../service/recovery-spec.js';
+import type { Readiness, RecoverySpec, RecoveryVm } from '../service/recovery-spec.js';
 import { definitionsOf } from '../target/definitions.js';
 import type { Checkpoint } from '../target/manifest-records.js';
 import type { GroupContext } from '../target/context.js';
@@ -35,6 +35,8 @@ export interface VmPlan {
   readonly only?: readonly string[] | undefined;
   /** In a drill: the network of its own, where the settings say `isolated`. */
   readonly isolatedNetwork?: string;
+  /** Besides the readiness of the settings. */
+  readonly checks?: readonly { readonly vm: string; readonly check: Readiness }[] | undefined;
   readonly disk: (name: string) => DiskSource | undefined;
 }
 
@@ -156,6 +158,11 @@ export class VmSet {
     return reports;
   }
 
+  /** Where the VMs of the plan are plugged in, each once. */
+  async networks(plan: VmPlan): Promise<string[]> {
+    return [...new Set((await this.planned(plan)).flatMap(({ made }) => made.nics.map(({ network }) => network)))];
+  }
+
   /** Lowest wave of the settings. */
   firstWave(only?: readonly string[]): number {
     return Math.min(...this.spec.vms.filter(({ vm }) => only?.includes(vm) !== false).map(({ wave }) => wave));
@@ -261,8 +268,13 @@ export class VmSet {
         await setAddresses(guest, mac, to, signal);
       }
     }
+    const more = (plan.checks ?? []).filter(({ vm }) => vm === spec.vm).map(({ check }) => check);
     if (checks.every(({ ok }) => ok))
-      checks.push(...(await Promise.all(spec.readiness.map((check) => runCheck(guest, check, { isolated, signal })))));
+      checks.push(
+        ...(await Promise.all(
+          [...spec.readiness, ...more].map((check) => runCheck(guest, check, { isolated, signal })),
+        )),
+      );
     const ok = checks.every((check) => check.ok);
     return report(spec, made, startedAfterMs, ok ? clock.wallMs() - sinceMs : null, checks);
   }

@@ -58,6 +58,8 @@ async function actionForecast(
   if (action === 'failover' && legal) await attempt(() => checkFailover(group, request, lossSeconds));
   if (checkpoint !== undefined && legal && action === 'failover' && group.machines?.enabled === true)
     await attempt(() => group.machines?.checkFailover(checkpoint));
+  if (checkpoint !== undefined && action === 'drill')
+    await attempt(() => group.machines?.checkDrill(checkpoint, request.vms));
   const measured = measuredSeconds(group);
   return {
     action,

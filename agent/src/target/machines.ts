@@ -9,6 +9,8 @@ export interface GroupMachines {
   readonly plans: ReadonlyMap<string, OperationPlan>;
   /** Checks, before anything changes, that every VM can come back from the checkpoint. */
   checkFailover(checkpoint: Checkpoint): Promise<OperationResult>;
+  /** Checks, before anything changes, that a drill can be run, in networks that lead nowhere. */
+  checkDrill(checkpoint: Checkpoint, vms: readonly string[] | undefined): Promise<OperationResult>;
   /** Checks that the recovered VMs can be made permanent: state, space. */
   checkCommit(view: string): Promise<OperationResult>;
   /** Behind the production view. */

@@ -11,6 +11,7 @@ import { atHelp } from './views.js';
 interface RunOptions extends OperationOptions {
   at: string;
   keepMinutes: string;
+  maxMinutes?: string;
   vm?: string[];
 }
 
@@ -26,7 +27,8 @@ export function addDrillCommands(program: Command, context: CliContext): void {
       .description('boot, check, show evidence, leave nothing behind (exit code not 0 when a check failed)')
       .option('--at <checkpoint>', atHelp, 'latest')
       .option('--vm <name...>', 'only these VMs')
-      .option('--keep-minutes <minutes>', 'how long the VMs stay after their checks', '0'),
+      .option('--keep-minutes <minutes>', 'how long the VMs stay after their checks', '0')
+      .option('--max-minutes <minutes>', 'torn down after so long, whatever it is at; it has failed then'),
   ).action((group: string, options: RunOptions, command: Command) =>
     withSession(context, command, (session) =>
       runOperation(session, options, {
@@ -36,6 +38,9 @@ export function addDrillCommands(program: Command, context: CliContext): void {
           at: parseSelector(options.at, session.terminal.nowMs()),
           keepMinutes: numberOf(options.keepMinutes, 'keep-minutes'),
           ...(options.vm === undefined ? {} : { vms: options.vm }),
+          ...(options.maxMinutes === undefined
+            ? {}
+            : { maxDurationMinutes: numberOf(options.maxMinutes, 'max-minutes') }),
         },
       }),
     ),
