@@ -369,6 +369,7 @@ export class Actions {
       this.cluster.note(`action: ${name} is forgotten`);
       try {
         await group.forgetDisk(name);
+        this.cluster.checks.diskForgotten(target.host.name);
         this.cluster.counts.disksForgotten++;
       } catch (error) {
         // Its source has it again meanwhile.

@@ -47,6 +47,11 @@ export class Checks {
     this.dropped.add(host);
   }
 
+  /** Checkpoints without a disk that was forgotten are complete now: the policy chooses among others than it did. */
+  diskForgotten(host: string): void {
+    this.seen.delete(host);
+  }
+
   /** A tag was placed: once its sequence is durable, its target lists it for as long as the policy says. */
   tagged(link: SourceLink, id: string, sequence: number): void {
     this.tagTimes.set(id, this.cluster.world.nowMs);

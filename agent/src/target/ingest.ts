@@ -9,6 +9,7 @@ import { TidemarkError } from '../core/errors.js';
 import type { Position } from '../journal/position.js';
 import type { Journal } from '../journal/types.js';
 import { isBlockCurrent } from './admission.js';
+import { removedAfter } from './disk-set.js';
 import type { Manifest } from './manifest.js';
 
 /** Where base data of the first sync goes. */
@@ -127,6 +128,8 @@ export class Ingest {
     if (source.closed || block === undefined) return;
     try {
       const { stream, incarnation, firstSequence: sequence } = block.header;
+      // What came before must never have to be sent again: the disk may be another source's, or gone, by then.
+      await this.journal.flush();
       if (isBlockCurrent(block.header, this.manifest.state))
         await this.changeDisk(stream, { incarnation, sequence }, jsonOf(blockBody(block)));
       if (!source.closed) this.append(source, block, false);
@@ -191,7 +194,7 @@ export class Ingest {
     for (const record of decodeTable(block.header, block.table)) {
       const rules = recordKinds[record.kind];
       if (!rules.data && !rules.zero && record.kind !== RecordKind.base) continue;
-      const disk = disks.get(record.disk);
+      const disk = disks.get(record.disk) ?? removedAfter(this.manifest.state, record.disk, block.header);
       if (disk?.stream !== block.header.stream || record.offsetBytes + record.lengthBytes > disk.sizeBytes) {
         throw new TidemarkError('protocol-error', `A record lies outside disk ${record.disk} of its stream.`);
       }
