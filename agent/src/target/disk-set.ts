@@ -1,5 +1,4 @@
 /** Which disks a group has at a moment: pure, from what the manifest says. */
-import type { BlockHeader } from '../block/block.js';
 import { isPlanted } from '../core/planted.js';
 import { isWithin, type Vector } from '../journal/position.js';
 import type { DiskRecord, GroupDisk, ManifestState } from './manifest.js';
@@ -23,18 +22,6 @@ export function disksPast({ diskChanges, promoted }: Pick<ManifestState, 'diskCh
       ? [record.index]
       : [],
   );
-}
-
-/** The disk, when it is removed by now, yet later in its stream than the block: one that is sent again after a poisoning. */
-export function removedAfter(
-  { diskChanges }: Pick<ManifestState, 'diskChanges'>,
-  index: number,
-  { incarnation, lastSequence }: Pick<BlockHeader, 'incarnation' | 'lastSequence'>,
-): GroupDisk | undefined {
-  const newest = diskChanges.findLast((record) => record.index === index);
-  const { removed = false, since } = newest ?? {};
-  const isLater = since?.incarnation === incarnation && since.sequence > lastSequence;
-  return removed && isLater ? newest : undefined;
 }
 
 /** Every disk whose image must be there, with its greatest size: of the group, given to come, or kept for history. */

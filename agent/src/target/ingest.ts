@@ -9,7 +9,6 @@ import { TidemarkError } from '../core/errors.js';
 import type { Position } from '../journal/position.js';
 import type { Journal } from '../journal/types.js';
 import { isBlockCurrent } from './admission.js';
-import { removedAfter } from './disk-set.js';
 import type { Manifest } from './manifest.js';
 
 /** Where base data of the first sync goes. */
@@ -194,7 +193,7 @@ export class Ingest {
     for (const record of decodeTable(block.header, block.table)) {
       const rules = recordKinds[record.kind];
       if (!rules.data && !rules.zero && record.kind !== RecordKind.base) continue;
-      const disk = disks.get(record.disk) ?? removedAfter(this.manifest.state, record.disk, block.header);
+      const disk = disks.get(record.disk);
       if (disk?.stream !== block.header.stream || record.offsetBytes + record.lengthBytes > disk.sizeBytes) {
         throw new TidemarkError('protocol-error', `A record lies outside disk ${record.disk} of its stream.`);
       }
