@@ -76,6 +76,7 @@ export interface ChecksView {
   bitsTurned: boolean;
   verify(target: TargetHost, group: TargetGroup, checkpoint: Checkpoint): Promise<boolean>;
   tagged(link: SourceLink, id: string, sequence: number): void;
+  diskForgotten(host: string): void;
   fence(target: TargetHost): void;
   unfence(target: TargetHost): void;
 }
