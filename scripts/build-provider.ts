@@ -21,7 +21,13 @@ const result = await build({
   format: 'cjs',
   logLevel: 'warning',
   legalComments: 'none',
-  define: { __TIDEMARK_PROVIDER_VERSION__: JSON.stringify(version), __TIDEMARK_PLANTED__: 'false' },
+  define: {
+    __TIDEMARK_PROVIDER_VERSION__: JSON.stringify(version),
+    __TIDEMARK_PLANTED__: 'false',
+    __TIDEMARK_UNIT__: JSON.stringify(readFileSync(join(root, 'packaging', 'tidemark-agent.service'), 'utf8')),
+  },
+  // Compiled parts that ssh2 does without.
+  external: ['*.node', 'cpu-features'],
   banner: { js: '#!/usr/bin/env node' },
 });
 publish('pulumi-resource-tidemark', result.outputFiles[0]!.text);

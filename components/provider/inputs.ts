@@ -104,10 +104,10 @@ const pem = z
   .string()
   .min(1)
   .max(1024 * 1024);
-export const providerConfigSchema = z.strictObject({
-  certificate: pem.describe('Client certificate with the role operator: PEM, or the path of a PEM file'),
-  key: pem.describe('Its key: PEM, or the path of a PEM file'),
-  authority: pem.describe('Authority that the agents are checked against: PEM, or the path of a PEM file'),
+const providerConfigShape = z.strictObject({
+  certificate: pem.optional().describe('Client certificate with the role operator: PEM, or the path of a PEM file'),
+  key: pem.optional().describe('Its key: PEM, or the path of a PEM file'),
+  authority: pem.optional().describe('Authority that the agents are checked against: PEM, or the path of a PEM file'),
   timeoutSeconds: z
     .union([
       z.number(),
@@ -142,3 +142,11 @@ function isSelector(text: string): boolean {
     return false;
   }
 }
+/** Who makes appliances needs none of it; who asks agents needs all. */
+export const providerConfigSchema = providerConfigShape.superRefine((config, context) => {
+  const names = ['certificate', 'key', 'authority'] as const;
+  if (names.every((name) => config[name] === undefined)) return;
+  for (const name of names)
+    if (config[name] === undefined)
+      context.addIssue({ code: 'custom', path: [name], message: 'it is needed with the two others' });
+});

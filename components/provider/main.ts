@@ -1,18 +1,26 @@
 /** `pulumi-resource-tidemark ENGINE`: serves the provider on a free port of loopback and prints the port. */
 import grpc from '@grpc/grpc-js';
 import services from '@pulumi/pulumi/proto/provider_grpc_pb.js';
+import { agentEnrolment, certificateAuthority } from './appliance-certificates.js';
+import { targetJournal } from './appliance-journal.js';
+import { sitePeering } from './appliance-peering.js';
+import { appliance } from './appliance.js';
 import { functions } from './functions.js';
 import { protectionGroup } from './protection-group.js';
 import { Provider } from './provider.js';
 import { recoveryDrill } from './recovery-drill.js';
 import { packageSchema } from './schema.js';
 import { handlers } from './server.js';
+import { sourceGroup } from './source-group.js';
 
 declare const __TIDEMARK_PROVIDER_VERSION__: string;
 
 const messageBytesMax = 400 * 1024 * 1024;
 const version = __TIDEMARK_PROVIDER_VERSION__;
-const resources = [protectionGroup, recoveryDrill];
+const resources = [
+  ...[protectionGroup, recoveryDrill],
+  ...[certificateAuthority, agentEnrolment, targetJournal, appliance, sitePeering, sourceGroup],
+];
 
 const provider = new Provider({
   version,

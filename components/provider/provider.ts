@@ -6,6 +6,7 @@ import { Engine, type Teller } from './engine.js';
 import type { FunctionKind } from './functions.js';
 import { providerConfigSchema } from './inputs.js';
 import { PartialFailure, type Call, type ResourceKind } from './resource.js';
+import { withSecrets } from './schema-secrets.js';
 import { Sites } from './sites.js';
 import { encode, secretPaths, secretTexts, type Decoded, type Properties } from './values.js';
 
@@ -79,13 +80,18 @@ export class Provider {
   }
 
   check(urn: string, olds: Decoded, news: Decoded): Failure[] {
-    this.#hide(news);
     const kind = this.#kind(urn);
+    this.#hide(withSecrets(news, kind.schema));
     const existed = Object.keys(olds.values).length > 0;
     if (existed) this.#existing.add(urn);
     const failures = checkInputs(kind.schema, news.values);
     if (failures.length > 0) return failures;
     return kind.check?.(news.values, existed ? olds.values : undefined) ?? [];
+  }
+
+  /** What of the inputs is secret, however it was given. */
+  secretInputs(urn: string, news: Decoded): ReadonlySet<string> {
+    return withSecrets(news, this.#kind(urn).schema).secrets;
   }
 
   diff(
@@ -111,14 +117,14 @@ export class Provider {
     return this.#run(subject, inputs, async (call) => {
       const existed = this.#existing.has(subject.urn);
       const { id, outputs } = await this.#kind(subject.urn).create(inputs.values, { ...call, existed });
-      return { id, properties: encode(outputs, secretPaths(outputs, inputs)) };
+      return { id, properties: encode(outputs, this.#secrets(subject, outputs, inputs)) };
     });
   }
 
   update(subject: Subject, id: string, before: Decoded, inputs: Decoded): Promise<Struct> {
     return this.#run(subject, inputs, async (call) => {
       const outputs = await this.#kind(subject.urn).update(id, before.values, inputs.values, call);
-      return encode(outputs, secretPaths(outputs, inputs));
+      return encode(outputs, this.#secrets(subject, outputs, inputs));
     });
   }
 
@@ -135,8 +141,8 @@ export class Provider {
       const secrets = new Set([...inputs.secrets, ...before.secrets]);
       return {
         id: found.state.id,
-        properties: encode(found.state.outputs, secretPaths(found.state.outputs, { ...inputs, secrets })),
-        inputs: encode(found.inputs, inputs.secrets),
+        properties: encode(found.state.outputs, this.#secrets(subject, found.state.outputs, { ...inputs, secrets })),
+        inputs: encode(found.inputs, this.secretInputs(subject.urn, { ...inputs, values: found.inputs })),
       };
     });
   }
@@ -159,7 +165,7 @@ export class Provider {
   }
 
   async #run<Value>(subject: Subject, inputs: Decoded, work: (call: Call) => Promise<Value>): Promise<Value> {
-    this.#hide(inputs);
+    this.#hide(withSecrets(inputs, this.#kind(subject.urn).schema));
     const { urn, preview, timeoutSeconds } = subject;
     const limit = timeoutSeconds > 0 ? [AbortSignal.timeout(timeoutSeconds * 1000)] : [];
     const signal = AbortSignal.any([this.#cancelled.signal, ...limit]);
@@ -167,9 +173,17 @@ export class Provider {
     try {
       return await work({ urn, preview, tell, signal, sites: this.#sites });
     } catch (error) {
-      if (error instanceof PartialFailure) this.#partialSecrets.set(error, secretPaths(error.state.outputs, inputs));
+      if (error instanceof PartialFailure)
+        this.#partialSecrets.set(error, this.#secrets(subject, error.state.outputs, inputs));
       throw error;
     }
+  }
+
+  #secrets({ urn }: Subject, outputs: Properties, inputs: Decoded): ReadonlySet<string> {
+    const { schema, outputs: made } = this.#kind(urn);
+    const ofSchema = withSecrets({ values: outputs, secrets: new Set() }, schema, made);
+    this.#hide(ofSchema);
+    return new Set([...ofSchema.secrets, ...secretPaths(outputs, withSecrets(inputs, schema))]);
   }
 
   #kind(urn: string): ResourceKind {

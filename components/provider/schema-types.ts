@@ -32,6 +32,7 @@ interface Json {
   oneOf?: Json[];
   additionalProperties?: Json | boolean;
   maximum?: number;
+  secret?: boolean;
   typeName?: string;
 }
 
@@ -119,13 +120,16 @@ function isNullable(json: Json | undefined): boolean {
   return (json?.anyOf ?? json?.oneOf)?.some(({ type }) => type === 'null') === true;
 }
 
-function describe({ description, default: fallback, enum: values }: Json): PropertySpec {
+function describe({ description, default: fallback, enum: values, secret }: Json): PropertySpec {
   const words = [
     ...(description === undefined ? [] : [`${description.replace(/\.$/, '')}.`]),
     ...(values === undefined ? [] : [`One of ${values.map((value) => `\`${String(value)}\``).join(', ')}.`]),
     ...(fallback === undefined ? [] : [`Default: \`${JSON.stringify(fallback)}\`.`]),
   ];
-  return words.length === 0 ? {} : { description: words.join(' ') };
+  return {
+    ...(words.length === 0 ? {} : { description: words.join(' ') }),
+    ...(secret === true ? { secret } : {}),
+  };
 }
 
 function capital(name: string): string {

@@ -5,6 +5,9 @@ import { recoverySpecSchema } from '../../agent/src/service/recovery-spec.js';
 import { historySchema, targetGroupSpecSchema } from '../../agent/src/service/group-spec.js';
 import type { FunctionKind } from './functions.js';
 import { providerConfigSchema, recoveryRequestSchema, siteSchema } from './inputs.js';
+import { issuerSchema } from './appliance-inputs.js';
+import { sshHostSchema, thisMachineSchema } from '../appliance/open-host.js';
+import { sourceGroupSpecSchema } from '../../agent/src/config/schema-groups.js';
 import type { ResourceKind } from './resource.js';
 import { Types } from './schema-types.js';
 
@@ -15,6 +18,10 @@ const typeNames = new Map<z.ZodType, string>([
   [recoverySpecSchema, 'RecoverySettings'],
   [recoveryRequestSchema, 'RecoveryRequest'],
   [checkpointSchema, 'Checkpoint'],
+  [thisMachineSchema, 'ThisMachine'],
+  [sshHostSchema, 'SshHost'],
+  [issuerSchema, 'Issuer'],
+  [sourceGroupSpecSchema, 'Capture'],
 ]);
 
 export function packageSchema(

@@ -91,7 +91,7 @@ function resources(provider: Provider, on: On): void {
     const news = decode(request.getNews());
     const olds = decode(request.getOlds());
     const reply = new messages.CheckResponse();
-    reply.setInputs(encode(news.values, news.secrets));
+    reply.setInputs(encode(news.values, provider.secretInputs(request.getUrn(), news)));
     reply.setFailuresList(provider.check(request.getUrn(), olds, news).map(checkFailure));
     return reply;
   });

@@ -31,12 +31,12 @@ export class Sites {
     const known = this.#clients.get(name);
     if (known !== undefined) return known;
     if (this.#config === undefined) throw new TidemarkError('request-invalid', 'The provider is not configured.');
-    const { certificate, key, authority, timeoutSeconds } = this.#config;
+    const { timeoutSeconds } = this.#config;
     const client = new AgentClient({
       url: api,
-      certificate: pemOf(certificate, 'certificate'),
-      key: pemOf(key, 'key'),
-      authority: pemOf(authority, 'authority'),
+      certificate: pemOf(this.#config, 'certificate'),
+      key: pemOf(this.#config, 'key'),
+      authority: pemOf(this.#config, 'authority'),
       timeoutMs: timeoutSeconds * 1000,
       ...(serverName === undefined ? {} : { serverName }),
     });
@@ -49,7 +49,14 @@ export class Sites {
   }
 }
 
-function pemOf(textOrPath: string, property: string): string {
+function pemOf(config: ProviderConfig, property: 'certificate' | 'key' | 'authority'): string {
+  const textOrPath = config[property];
+  if (textOrPath === undefined)
+    throw new TidemarkError(
+      'config-invalid',
+      `tidemark:${property} is not set: agents are asked with a certificate of an operator, by configuration or by a provider of its own.`,
+      { path: property },
+    );
   if (textOrPath.includes('-----BEGIN ')) return textOrPath;
   try {
     return readFileSync(textOrPath, 'utf8');

@@ -80,6 +80,6 @@ describePulumi('examples', () => {
     const project = await openProject(rig.lab, 'schema', { runtime: 'yaml' });
     const text = await project.run('package', 'get-schema', join(providerDirectory(), 'pulumi-resource-tidemark'));
     const { name, resources } = JSON.parse(text) as { name: string; resources: object };
-    expect([name, Object.keys(resources).length]).toEqual(['tidemark', 2]);
+    expect([name, Object.keys(resources).length]).toEqual(['tidemark', 8]);
   }, 300_000);
 });

@@ -97,13 +97,14 @@ describe('configuration', () => {
 
   test('what is missing is named', async () => {
     const request = new messages.CheckRequest();
-    request.setNews(encode({ key: 'b', colour: 'red' }));
-    const reply = await call<pb.CheckRequest, pb.CheckResponse>('checkConfig', request);
-    expect(reply.getFailuresList().map((failure) => failure.getProperty())).toEqual([
-      'certificate',
-      'authority',
-      'colour',
-    ]);
+    const failuresOf = async (config: object): Promise<string[]> => {
+      request.setNews(encode({ ...config }));
+      const reply = await call<pb.CheckRequest, pb.CheckResponse>('checkConfig', request);
+      return reply.getFailuresList().map((failure) => failure.getProperty());
+    };
+    expect(await failuresOf({ key: 'b' })).toEqual(['certificate', 'authority']);
+    expect(await failuresOf({ key: 'b', colour: 'red' })).toEqual(['colour']);
+    expect(await failuresOf({})).toEqual([]);
   });
 });
 

@@ -117,6 +117,17 @@ export const errorTable = {
     hint: 'This VM or disk cannot be protected as it is; the message says what to change.',
   },
   // control
+  'host-unreachable': { retry: true, hint: 'Check the address of the host, its sshd and the way to it.' },
+  'host-key-mismatch': {
+    retry: false,
+    hint: 'Compare with `ssh-keyscan` over a way that you trust. A host that was built anew has a new key; anything else is an attack.',
+  },
+  'host-refused': { retry: false, hint: 'Check user, key and authorized_keys of the host.' },
+  'host-failed': { retry: true, hint: "Read the host's own words in the message." },
+  'device-not-empty': {
+    retry: false,
+    hint: 'Take another device. When nothing on it is needed: wipefs -a, then blkdiscard or zeros in its first and last MiB.',
+  },
   'config-invalid': { retry: false, hint: 'Correct the named property of the configuration file.' },
   'request-invalid': { retry: false, hint: 'Correct the named property of the request.' },
   'operation-conflict': { retry: false, hint: 'The operation id was used with other arguments; take a new id.' },

@@ -1,0 +1,86 @@
+/** Where an appliance keeps journals and replicas: a directory of its host, or a block device of its own. Never replaced. */
+import { z } from 'zod';
+import { isTidemarkError } from '../agent-client.js';
+import { openHost, identityOf } from '../appliance/open-host.js';
+import { prepareVolume, releaseVolume, volumeUuid } from '../appliance/journal-volume.js';
+import { sh } from '../appliance/scripts.js';
+import { hostChanged, hostGone } from './appliance-hosts.js';
+import { targetJournalSchema, type TargetJournalInputs } from './appliance-inputs.js';
+import { unchanged } from './appliance-certificates.js';
+import { isKnown } from './check.js';
+import { newOwner } from './owner.js';
+import type { ResourceKind } from './resource.js';
+import { unknown, type Properties } from './values.js';
+
+const fixed = ['directory', 'device', 'fileSystem'] as const;
+const why = 'it holds journals; declare another one';
+
+export const targetJournal: ResourceKind = {
+  token: 'tidemark:index:TargetJournal',
+  description:
+    'Where an appliance keeps journals and replicas. Never replaced, and deleted only when forceDestroy says so',
+  schema: targetJournalSchema,
+  outputs: z.object({
+    dataDirectory: z.string().describe('For the appliance'),
+    mountPoint: z.string().describe('For the appliance; empty without a device'),
+    owner: z.string(),
+  }),
+  check: (inputs, before) => [...unchanged(inputs, before, fixed, why), ...hostChanged(inputs, before)],
+
+  async create(given, { urn, preview, existed, tell }) {
+    if (!isKnown(given)) return { id: '', outputs: { ...given, ...planned(given), owner: unknown } };
+    const inputs = targetJournalSchema.parse(given);
+    if (existed)
+      throw new Error(`The journal ${inputs.directory} is never replaced. Run the update without --replace.`);
+    if (preview) {
+      const { directory, device, fileSystem } = inputs;
+      if (device !== undefined)
+        await tell.say('info', `formats ${device} with ${fileSystem} for ${directory}, if nothing is on it`);
+      return { id: '', outputs: { ...given, ...planned(given), owner: unknown } };
+    }
+    const owner = newOwner(urn);
+    await using host = await openHost(inputs.host);
+    if (inputs.device !== undefined) await prepareVolume(host, volumeOf(inputs, urn));
+    const make = 'umask 077; mkdir -p "$1/data" && chmod 0700 "$1" "$1/data"';
+    await sh(host, `making ${inputs.directory}`, make, [inputs.directory]);
+    return {
+      id: `${identityOf(inputs.host)}:${inputs.directory}`,
+      outputs: { ...given, ...planned(given), owner, urn },
+    };
+  },
+  update: async (_id, before, given) => ({ ...before, ...given, ...planned(given) }),
+  // What it holds is the agent's to tell.
+  read: async (id, before, inputs) => (inputs === undefined ? undefined : { state: { id, outputs: before }, inputs }),
+
+  async delete(_id, before, call) {
+    const inputs = targetJournalSchema.parse(pick(before));
+    const { directory, forceDestroy } = inputs;
+    const data = forceDestroy ? 'remove' : 'keep';
+    try {
+      await using host = await openHost(inputs.host);
+      if (forceDestroy) await sh(host, `deleting ${directory}/data`, 'rm -rf "$1/data"', [directory]);
+      if (inputs.device !== undefined) await releaseVolume(host, volumeOf(inputs, String(before['urn'])), data);
+      else await sh(host, `leaving ${directory}`, 'rmdir "$1" 2>/dev/null; true', [directory]);
+      if (!forceDestroy) await call.tell.say('info', `The journals in ${directory} stay on ${host.name}.`);
+    } catch (error) {
+      if (!isTidemarkError(error)) throw error;
+      await hostGone(error, forceDestroy, `journal ${directory}`, call);
+    }
+  },
+};
+
+function planned({ directory, device }: Properties): Properties {
+  return {
+    dataDirectory: typeof directory === 'string' ? `${directory}/data` : unknown,
+    mountPoint: device === undefined ? '' : directory,
+  };
+}
+
+function volumeOf({ directory, device = '', fileSystem }: TargetJournalInputs, urn: string) {
+  return { directory, device, fileSystem, uuid: volumeUuid(`${urn} ${device}`) };
+}
+
+function pick(from: Properties): Properties {
+  const names = Object.keys(targetJournalSchema.shape);
+  return Object.fromEntries(Object.entries(from).filter(([name]) => names.includes(name)));
+}
