@@ -52,11 +52,7 @@ export class AgentEnrolment extends pulumi.CustomResource {
   /** ISO time. */
   declare readonly expires: pulumi.Output<string>;
 
-  constructor(
-    name: string,
-    args: Args<z.input<typeof agentEnrolmentSchema>>,
-    options?: pulumi.CustomResourceOptions,
-  ) {
+  constructor(name: string, args: Args<z.input<typeof agentEnrolmentSchema>>, options?: pulumi.CustomResourceOptions) {
     super('tidemark:index:AgentEnrolment', name, { ...args, ...madePair }, withSecretKey(options));
   }
 }

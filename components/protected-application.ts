@@ -1,13 +1,12 @@
 /** An application: VMs (or disks alone) that are protected together at a second site, and how they come back there. */
 import * as pulumi from '@pulumi/pulumi';
+import { SourceGroup } from './appliance-resources.js';
+import { captureOf, intervalOf, sizeOf, type FileDisk, type Size } from './capture.js';
 import { ProtectionGroup, type GroupPolicy, type Inputs, type RecoveryRequest } from './resources.js';
 import type { Site } from './site.js';
 
 type RecoverySettings = NonNullable<GroupPolicy['recovery']>;
 type RecoveryVm = RecoverySettings['vms'][number];
-
-/** Size of a disk: bytes, or text like `20GiB`. */
-export type Size = number | string;
 
 export interface ApplicationVm extends Omit<RecoveryVm, 'vm'> {
   /** Name at the source hypervisor. */
@@ -24,8 +23,8 @@ export interface ProtectedApplicationArgs {
   /** Name of the group at both agents. Default: the name of the resource. */
   readonly group?: string;
   readonly vms?: readonly ApplicationVm[];
-  /** Disks without a VM, by name. */
-  readonly disks?: Readonly<Record<string, Size>>;
+  /** Disks without a VM, by name; with its file at the source when Pulumi declares what is captured there. */
+  readonly disks?: Readonly<Record<string, Size | FileDisk>>;
   /** Seconds of data that may be lost while the link keeps up; a checkpoint is made twice as often. Default 10, least 2. */
   readonly rpoSeconds?: number;
   readonly history?: GroupPolicy['history'];
@@ -38,6 +37,11 @@ export interface ProtectedApplicationArgs {
   readonly encryptionKeyFile?: string;
   /** A transition, from configuration: asked for by its request, run once. */
   readonly recovery?: Inputs<RecoveryRequest> | undefined;
+  /** What happens to the VMs at the source when the target was failed over. Default `isolate`: off their networks. */
+  readonly fencing?: 'isolate' | 'stop' | 'leave';
+  /** Who says what is captured at the source. Default: `pulumi` when `source.connection` is given, else `file`. */
+  readonly captureBy?: 'pulumi' | 'file';
+  /** When a create is done. Default: declared at the target, and attached at a source that Pulumi declares. */
   readonly waitFor?: 'declared' | 'attached' | 'synced';
   readonly deletionGraceDays?: number;
   readonly forceDestroy?: boolean;
@@ -53,6 +57,8 @@ export class ProtectedApplication extends pulumi.ComponentResource {
   /** Name of the group at its agents, for drills and functions. */
   readonly group: string;
   readonly protection: ProtectionGroup;
+  /** Undefined: the source's own configuration file says what is captured. */
+  readonly capture: SourceGroup | undefined;
 
   constructor(name: string, args: ProtectedApplicationArgs, options?: pulumi.ComponentResourceOptions) {
     super('tidemark:index:ProtectedApplication', name, {}, options);
@@ -62,6 +68,7 @@ export class ProtectedApplication extends pulumi.ComponentResource {
         `${name}: target.connection: the site ${target.site} holds the journal, so its agent must be reached`,
       );
     this.group = args.group ?? name;
+    const capture = captureOf(name, args);
     this.protection = new ProtectionGroup(
       name,
       {
@@ -70,10 +77,21 @@ export class ProtectedApplication extends pulumi.ComponentResource {
         policy: policyOf(name, args),
         sourceSite: source.site,
         sourceAddresses: addressesOf(args.vms ?? []),
-        ...defined({ recovery, waitFor, deletionGraceDays, forceDestroy }),
+        // Before the source is declared there is nothing that it could wait for.
+        ...defined({ recovery, waitFor: capture === undefined ? waitFor : undefined }),
+        ...defined({ deletionGraceDays, forceDestroy }),
       },
-      { parent: this },
+      { ...target.childOptions(this), dependsOn: [...source.ready, ...target.ready] },
     );
+    this.capture =
+      capture === undefined
+        ? undefined
+        : new SourceGroup(
+            name,
+            { name: this.group, source: source.connection!, capture, ...defined({ waitFor }) },
+            // A source finds its group at the target at once; and it goes first.
+            { ...source.childOptions(this), dependsOn: [this.protection] },
+          );
     ({ activeSite: this.activeSite, addresses: this.addresses } = this.protection);
     ({ state: this.state, lastOperation: this.lastOperation } = this.protection);
     this.registerOutputs({ activeSite: this.activeSite, addresses: this.addresses, state: this.state });
@@ -81,15 +99,15 @@ export class ProtectedApplication extends pulumi.ComponentResource {
 }
 
 function policyOf(name: string, args: ProtectedApplicationArgs): GroupPolicy {
-  const { source, rpoSeconds = 10, history, encryptionKeyFile, vms = [], disks = {} } = args;
+  const { source, rpoSeconds, history, encryptionKeyFile, vms = [], disks = {} } = args;
   const ofVms = vms.flatMap((vm) =>
     Object.entries(vm.disks).map(([target, sizeBytes]): [string, Size] => [`${vm.name}-${target}`, sizeBytes]),
   );
-  const all = [...Object.entries(disks), ...ofVms];
+  const all: [string, Size | FileDisk][] = [...Object.entries(disks), ...ofVms];
   return {
     streams: [source.agent],
-    disks: all.map(([disk, sizeBytes]) => ({ name: disk, sizeBytes, stream: source.agent })),
-    checkpointIntervalSeconds: Math.max(1, rpoSeconds / 2),
+    disks: all.map(([disk, how]) => ({ name: disk, sizeBytes: sizeOf(how), stream: source.agent })),
+    checkpointIntervalSeconds: intervalOf(rpoSeconds),
     ...defined({ history, encryptionKeyFile }),
     ...(vms.length === 0 ? {} : { recovery: recoveryOf(name, args, vms) }),
   };

@@ -7,7 +7,7 @@ import { z } from 'zod';
 import type { Failure } from './check.js';
 import { isKnown } from './check.js';
 import { agentEnrolmentSchema, certificateAuthoritySchema } from './appliance-inputs.js';
-import type { ResourceKind } from './resource.js';
+import type { ResourceKind, State } from './resource.js';
 import { unknown, type Properties } from './values.js';
 
 const dayMs = 86_400_000;
@@ -32,7 +32,7 @@ export const certificateAuthority: ResourceKind = {
     return { id: name, outputs: { ...given, ...pairOutputs(await createAuthority(name, days)) } };
   },
   update: async (_id, before, given) => ({ ...before, ...given }),
-  read: async (id, before, inputs) => (inputs === undefined ? undefined : { state: { id, outputs: before }, inputs }),
+  read: (id, before, inputs) => Promise.resolve(asItWas('a certificate', id, before, inputs)),
   delete: () => Promise.resolve(),
 };
 
@@ -58,7 +58,7 @@ export const agentEnrolment: ResourceKind = {
   async update(_id, _before, given, { preview }) {
     return preview || !isKnown(given) ? { ...given, ...unknownPair } : issue(given);
   },
-  read: async (id, before, inputs) => (inputs === undefined ? undefined : { state: { id, outputs: before }, inputs }),
+  read: (id, before, inputs) => Promise.resolve(asItWas('a certificate', id, before, inputs)),
   delete: () => Promise.resolve(),
 };
 
@@ -70,6 +70,17 @@ async function issue(given: Properties): Promise<Properties> {
 
 function pairOutputs({ certificate, key }: { certificate: string; key: string }): Properties {
   return { certificate, key, expires: new X509Certificate(certificate).validToDate.toISOString() };
+}
+
+/** What only the state knows is as it was, and never gone. */
+export function asItWas(
+  what: string,
+  id: string,
+  before: Properties,
+  inputs: Properties = {},
+): { readonly state: State; readonly inputs: Properties } {
+  if (Object.keys(before).length === 0) throw new Error(`It cannot be imported, ${what}: declare it.`);
+  return { state: { id, outputs: before }, inputs };
 }
 
 /** Refusals of properties that a resource keeps for its life. */

@@ -6,7 +6,7 @@ import { prepareVolume, releaseVolume, volumeUuid } from '../appliance/journal-v
 import { sh } from '../appliance/scripts.js';
 import { hostChanged, hostGone } from './appliance-hosts.js';
 import { targetJournalSchema, type TargetJournalInputs } from './appliance-inputs.js';
-import { unchanged } from './appliance-certificates.js';
+import { asItWas, unchanged } from './appliance-certificates.js';
 import { isKnown } from './check.js';
 import { newOwner } from './owner.js';
 import type { ResourceKind } from './resource.js';
@@ -50,7 +50,7 @@ export const targetJournal: ResourceKind = {
   },
   update: async (_id, before, given) => ({ ...before, ...given, ...planned(given) }),
   // What it holds is the agent's to tell.
-  read: async (id, before, inputs) => (inputs === undefined ? undefined : { state: { id, outputs: before }, inputs }),
+  read: (id, before, inputs) => Promise.resolve(asItWas('a journal', id, before, inputs)),
 
   async delete(_id, before, call) {
     const inputs = targetJournalSchema.parse(pick(before));

@@ -107,6 +107,7 @@ export const appliance: ResourceKind = {
         await call.tell.say('info', `The appliance on ${host.name} stays: it belongs to ${urnOf(found.marker.owner)}.`);
         return;
       }
+      if (!inputs.forceDestroy) await refuseUsed(inputs);
       call.tell.status('removing the agent');
       await uninstall(host, place, inputs.forceDestroy ? 'remove' : 'keep');
     } catch (error) {
@@ -152,6 +153,23 @@ async function put(
   }
 }
 
+/** Groups of others, or of what was not destroyed before: an agent that runs or protects something is not taken away. */
+async function refuseUsed(inputs: ApplianceInputs): Promise<void> {
+  const probe = probeOf(inputs);
+  try {
+    const groups = await probe.client.groups();
+    if (groups.length === 0) return;
+    throw new TidemarkError(
+      'illegal-state',
+      `The appliance ${inputs.agent} still has ${groups.map(({ name, state }) => `${name} (${state})`).join(', ')}. Give those up first, or set forceDestroy and run an update.`,
+    );
+  } catch (error) {
+    if (!isUnreachable(error)) throw error;
+  } finally {
+    probe.close();
+  }
+}
+
 /** Asks the agent itself, with its own certificate: it may read what it is. */
 function probeOf(inputs: ApplianceInputs) {
   const { certificate, key, authority, readySeconds, agent } = inputs;
@@ -174,7 +192,7 @@ function probeOf(inputs: ApplianceInputs) {
       await pause(200, signal);
     }
   };
-  return { ready, close: () => client.close() };
+  return { client, ready, close: () => client.close() };
 }
 
 function notReady(checks: readonly { name: string; ok: boolean; message: string }[]): string {

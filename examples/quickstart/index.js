@@ -1,4 +1,4 @@
 /** What Pulumi starts. */
 import { load } from '../load.js';
 
-export const { activeSite, state, addresses } = await load('quickstart');
+export const { activeSite, state, addresses, api, operator } = await load('quickstart');

@@ -30,41 +30,6 @@ describePulumi('examples', () => {
     return output;
   }
 
-  test('quickstart: the root project protects, previews the loss, fails over, rolls back, ends', async () => {
-    const { name: _name, plugins: _plugins, main, ...program } = projectFile();
-    const project = await openProject(rig.lab, 'quickstart', {
-      ...program,
-      main: join(repositoryRoot(), String(main)),
-    });
-    const settings = {
-      sourceAgent: 'source',
-      targetAgent: 'target',
-      targetApi: `https://${rig.target.addresses.api}`,
-      diskSize: '8MiB',
-    };
-    for (const [name, value] of Object.entries(settings)) await project.config(`quickstart:${name}`, value);
-    await ok(project.up());
-    await rig.source.start();
-    await rig.waitProtecting();
-    expect(await project.outputs()).toMatchObject({ activeSite: 'amsterdam', state: 'protecting' });
-    await ok(project.preview('--expect-no-changes'));
-
-    const ask = async (request: string, action: string): Promise<void> => {
-      await project.config('quickstart:recovery.request', request, '--path');
-      await project.config('quickstart:recovery.action', action, '--path');
-      await project.config('quickstart:recovery.sourceMayBeAlive', 'true', '--path');
-    };
-    await ask('ticket-7', 'failover');
-    expect(await ok(project.preview())).toContain('data lost: the last');
-    await ok(project.up());
-    expect(await project.outputs()).toMatchObject({ activeSite: 'site-target', state: 'failed-over' });
-    await ask('ticket-8', 'rollback');
-    await ok(project.up());
-    expect(await project.outputs()).toMatchObject({ activeSite: 'amsterdam', state: 'protecting' });
-    await ok(project.destroy());
-    expect(await rig.target.client.groups()).toEqual([]);
-  }, 300_000);
-
   test('yaml: the same group without TypeScript', async () => {
     const { name: _name, plugins: _plugins, ...program } = projectFile('examples', 'yaml');
     const project = await openProject(rig.lab, 'yaml', program);
