@@ -254,6 +254,96 @@ describe('what a person allows', () => {
   });
 });
 
+describe('a disk whose VM went to another host', () => {
+  const sequences = (a: number, b: number): Record<number, { incarnation: number; sequence: number }> => ({
+    0: { incarnation: 1, sequence: a },
+    1: { incarnation: 1, sequence: b },
+  });
+  const senders = (a: number, b: number): string[] => {
+    const { state } = bench.group.context.manifest;
+    return disksAt(state, sequences(a, b)).map(
+      ({ name, stream, missing }) => `${name} ${state.streams.get(stream)}${missing === true ? '-' : ''}`,
+    );
+  };
+  const [a, b] = [0, 1];
+
+  test('is missing until the other source sends it: the same index, compared, with its history', async () => {
+    await bench.start([vda, vdb]);
+    const early = await bench.ask([vda], true, [], b);
+    expect(early.disks).toEqual([]);
+    expect(early.disksRefused).toEqual([
+      { name: 'vda', reason: expect.stringContaining('a sends a disk of that name') },
+    ]);
+
+    await bench.say({ change: 'leave', disk: 0 }, 10, a);
+    expect(senders(9, 5)).toEqual(['vda a', 'vdb a']);
+    expect(senders(10, 5)).toEqual(['vda a-', 'vdb a']);
+
+    const told = await bench.ask([{ ...vda, sizeBytes: 2 * MiB }], true, [], b);
+    expect(told.disks).toEqual([{ name: 'vda', index: 0, sync: 'delta', sizeBytes: 2 * MiB }]);
+    expect(senders(10, 5)).toEqual(['vda a-', 'vdb a']);
+    // At the place in its own stream that its giver's record has in the other.
+    await bench.say({ change: 'add', disk: 0, name: 'vda', sizeBytes: 2 * MiB }, 10, b);
+    await bench.reopen();
+    expect(senders(9, 5)).toEqual(['vda a', 'vdb a']);
+    expect(senders(12, 9)).toEqual(['vda a-', 'vdb a']);
+    expect(senders(12, 10)).toEqual(['vda b', 'vdb a']);
+    await bench.say({ change: 'leave', disk: 0 }, 10, a);
+    expect(senders(12, 10)).toEqual(['vda b', 'vdb a']);
+
+    // And back.
+    await bench.say({ change: 'leave', disk: 0 }, 20, b);
+    expect(
+      (
+        await bench.ask([
+          { ...vda, sizeBytes: 2 * MiB, formerIndexes: [0] },
+          { ...vdb, index: 1 },
+        ])
+      ).disks,
+    ).toEqual([
+      { name: 'vda', index: 0, sync: 'delta', sizeBytes: 2 * MiB },
+      { name: 'vdb', index: 1, sync: 'none', sizeBytes: MiB },
+    ]);
+    await bench.say({ change: 'add', disk: 0, name: 'vda', sizeBytes: 2 * MiB }, 30, a);
+    expect(senders(30, 20)).toEqual(['vda a', 'vdb a']);
+    expect(senders(12, 10)).toEqual(['vda b', 'vdb a']);
+  });
+
+  test('a start of its source without it gives it up; a new start of the other takes it', async () => {
+    await bench.start([vda, vdb]);
+    await bench.ask([vdb], false);
+    const told = await bench.ask([vda], false, [], b);
+    expect(told.disks).toMatchObject([{ name: 'vda', index: 0, sizeBytes: MiB }]);
+    expect(senders(0, 0)).toEqual(['vda b', 'vdb a']);
+    // Its first source may not send it beside the other.
+    const again = await bench.ask([vda, vdb], false);
+    expect(again.disksRefused).toEqual([
+      { name: 'vda', reason: expect.stringContaining('b sends a disk of that name') },
+    ]);
+  });
+
+  test('two claim it: the first record counts, the other begins anew', async () => {
+    await bench.start([vda, vdb]);
+    await bench.say({ change: 'leave', disk: 0 }, 10, a);
+    await bench.ask([vda], true, [], b);
+    await bench.ask([{ ...vda, formerIndexes: [0] }]);
+    // Its connection is lost before its record arrived: it has the index.
+    expect((await bench.ask([{ ...vda, index: 0 }], true, [], b)).disks).toMatchObject([{ index: 0, sync: 'none' }]);
+    await bench.say({ change: 'add', disk: 0, name: 'vda', sizeBytes: MiB }, 11, a);
+    await expect(bench.say({ change: 'add', disk: 0, name: 'vda', sizeBytes: MiB }, 3, b)).rejects.toMatchObject({
+      code: 'protocol-error',
+    });
+    await expect(bench.ask([{ ...vda, index: 0 }], true, [], b)).rejects.toMatchObject({ code: 'durable-regression' });
+    expect(senders(11, 3)).toEqual(['vda a', 'vdb a']);
+  });
+
+  test("one that its source has, but smaller, is nobody else's", async () => {
+    await bench.start([vda, { ...vdb, sizeBytes: 4096 }]);
+    const told = await bench.ask([vdb], true, [], b);
+    expect(told.disks).toEqual([]);
+  });
+});
+
 test('images of removed disks go when the replica is past them; the manifest forgets what nobody needs', async () => {
   await bench.start([vda, vdb]);
   await bench.say({ change: 'grow', disk: 0, sizeBytes: 2 * MiB }, 4);

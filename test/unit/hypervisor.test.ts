@@ -10,7 +10,7 @@ import { parseMonitorEvent, parseVmEvent } from '../../agent/src/hypervisor/libv
 import type { MonitorEvent } from '../../agent/src/hypervisor/monitor.js';
 import { QmpSocket } from '../../agent/src/hypervisor/qmp-socket.js';
 import { nodeClock } from '../../agent/src/platform/node-clock.js';
-import { groupDiskName } from '../../agent/src/runtime/source-vms.js';
+import { groupDiskName } from '../../agent/src/runtime/vm-plans.js';
 
 let directory = '';
 let server: Server | undefined;

@@ -33,6 +33,12 @@ export function blockJobs(monitor: Monitor): Promise<MirrorJob[]> {
   return query(monitor, z.array(jobSchema), 'query-block-jobs');
 }
 
+/** False while QEMU waits for a VM that is migrated to it, or has given one away: its disks are not its own then. */
+export async function ownsDisks(monitor: Monitor): Promise<boolean> {
+  const { status } = await query(monitor, z.object({ status: z.string() }), 'query-status');
+  return !['inmigrate', 'finish-migrate', 'postmigrate'].includes(status);
+}
+
 export function blockExports(monitor: Monitor): Promise<z.infer<typeof exportSchema>[]> {
   return query(monitor, z.array(exportSchema), 'query-block-exports');
 }

@@ -23,7 +23,7 @@ import type { Monitor, MonitorEvent } from '../hypervisor/monitor.js';
 import { definitionHash } from '../stream/definitions.js';
 import type { AttachRecord } from './attach-record.js';
 import type { DiskAttachment } from './disk-attachment.js';
-import { blockJobs } from './mirror-job.js';
+import { blockJobs, ownsDisks } from './mirror-job.js';
 
 export type VmAttachState =
   'searching' | 'off' | 'attaching' | 'attached' | 'waiting' | 'refused' | 'released' | 'held-back';
@@ -48,10 +48,19 @@ export interface VmAttachmentOptions {
   readonly join: (disk: VmDisk) => DiskAttachment;
   /** The VM has it no more: it leaves the group. */
   readonly leave: (disk: DiskAttachment) => Promise<void>;
+  /** Another host may run the VM: its disks are given up when it has gone there. Left out: it stays. */
+  readonly migration?: VmMigration | undefined;
   readonly record: AttachRecord;
   readonly clock: Clock;
   readonly events: EventSink;
   readonly mayAttach: () => AttachVerdict;
+}
+
+export interface VmMigration {
+  /** Another agent may capture the disk from now on. */
+  giveUp(disk: DiskAttachment): Promise<void>;
+  /** The VM is at another host, its disks are given up, nothing is looked at any more. */
+  gone(): void;
 }
 
 export interface VmFailure {
@@ -72,6 +81,8 @@ export class VmAttachment {
   private backOffMs = backOffMsMin;
   private inspectAtMs = -Infinity;
   private definition: string | undefined;
+  /** It was heard to have been migrated, or may have been. */
+  private mayHaveLeft = true;
   /** QEMU said that the VM shuts down, before anything was heard of its mirrors. */
   private shutdownSeen = false;
 
@@ -154,6 +165,10 @@ export class VmAttachment {
 
   private async converge(): Promise<number> {
     const { record, clock } = this.o;
+    if (await this.hasLeft()) {
+      await this.giveUp();
+      return idlePollMs;
+    }
     const untilMs = record.releasedUntilMs;
     if (untilMs !== undefined) {
       const leftMs = untilMs - clock.wallMs();
@@ -171,9 +186,12 @@ export class VmAttachment {
       this.enter('held-back');
       return verdict.kind === 'wait' ? verdict.waitMs : idlePollMs;
     }
-    if (!(await this.isRunning())) {
+    const place = await this.place();
+    if (place !== 'here') {
       this.vmGone();
       this.enter('off');
+      // What a VM writes at another host is captured by nobody here.
+      if (place === 'away') for (const disk of this.disks) disk.lose('the VM was migrated');
       const waitMs = Math.max(0, ...this.disks.map((disk) => disk.settle(this.shutdownSeen)));
       return waitMs > 0 ? waitMs : idlePollMs;
     }
@@ -191,14 +209,15 @@ export class VmAttachment {
     return attachedPollMs;
   }
 
-  /** While all is attached the mirrors themselves say so. */
-  private async isRunning(): Promise<boolean> {
-    if (this.state === 'attached' && this.disks.every(({ attached }) => attached)) return true;
+  /** Where it runs; `off`: nowhere. While all is attached the mirrors themselves say that it is here. */
+  private async place(): Promise<'here' | 'off' | 'away'> {
+    if (this.state === 'attached' && this.disks.every(({ attached }) => attached)) return 'here';
     const vm = await this.o.hypervisor.findVm(this.o.vm.uuid).catch((error: unknown) => {
       if (isTidemarkError(error, 'vm-unknown')) return this.o.hypervisor.findVm(this.o.vm.name);
       throw error;
     });
-    return vm.state !== 'off';
+    if (vm.state !== 'off') return 'here';
+    return vm.movedAway ? 'away' : 'off';
   }
 
   private async openMonitor(): Promise<Monitor> {
@@ -224,9 +243,38 @@ export class VmAttachment {
     }
   }
 
+  /** It runs at another host now. One that is off stays this agent's, unless the hypervisor says that it was migrated. */
+  private async hasLeft(): Promise<boolean> {
+    if (this.o.migration === undefined || (this.state === 'attached' && !this.mayHaveLeft)) return false;
+    try {
+      const { movedAway } = await this.o.hypervisor.findVm(this.o.vm.uuid);
+      this.mayHaveLeft = movedAway;
+      return movedAway;
+    } catch (error) {
+      if (isTidemarkError(error, 'vm-unknown')) return true;
+      throw error;
+    }
+  }
+
+  private async giveUp(): Promise<void> {
+    const { group, vm, migration, record } = this.o;
+    for (const disk of this.disks) disk.lose('the VM is at another host');
+    this.vmGone();
+    if (record.releasedUntilMs !== undefined) await record.release(undefined);
+    for (const disk of this.disks) await migration?.giveUp(disk);
+    this.disks = [];
+    group.setDefinition(vm.name, undefined);
+    this.unwatch?.();
+    this.closing = true;
+    this.tell('vm-left', {});
+    migration?.gone();
+  }
+
   private async attach(monitor: Monitor): Promise<void> {
     const { hypervisor, vm } = this.o;
     this.enter('attaching');
+    if (!(await ownsDisks(monitor)))
+      throw new TidemarkError('illegal-state', `VM ${vm.name} is being migrated: it is attached where it runs then.`);
     this.shutdownSeen = false;
     for (const disk of this.disks) {
       if (disk.attached) continue;
@@ -273,7 +321,7 @@ export class VmAttachment {
   private async letGo(reason: string): Promise<void> {
     const { disks } = this;
     for (const disk of disks) disk.lose(reason);
-    if (!(await this.isRunning())) {
+    if ((await this.place()) !== 'here') {
       this.vmGone();
       return;
     }
@@ -299,6 +347,7 @@ export class VmAttachment {
   private heard({ vm, kind }: VmEvent): void {
     if (vm !== undefined && vm !== this.o.vm.name) return;
     // The mirror survives a reboot of the guest and a pause.
+    if (kind === 'migrated' || kind === 'stopped' || kind === 'unknown') this.mayHaveLeft = true;
     if (kind === 'started' || kind === 'migrated') for (const disk of this.disks) disk.lose(`the VM ${kind}`);
     if (kind === 'stopped' || kind === 'crashed')
       for (const disk of this.disks) disk.lose(`the VM ${kind}`, { withVm: true });

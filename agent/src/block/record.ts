@@ -87,4 +87,6 @@ export type DiskChange =
   /** Only upwards; what is new is synced before the disk counts in a mark again. */
   | { readonly change: 'grow'; readonly disk: number; readonly sizeBytes: number }
   /** Nothing of the disk follows; its index is never given again. */
-  | { readonly change: 'remove'; readonly disk: number };
+  | { readonly change: 'remove'; readonly disk: number }
+  /** Nothing of the disk follows from this source: its VM is at another host, whose agent may go on with that index. */
+  | { readonly change: 'leave'; readonly disk: number };

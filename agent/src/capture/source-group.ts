@@ -193,9 +193,15 @@ export class SourceGroup implements LinkGroup {
 
   /** The disk leaves the group: later checkpoints are complete without it, earlier ones keep it. Throws `disk-unknown`. */
   removeDisk(index: number): void {
-    this.replaceDisk(index, { ...this.liveDisk(index), removed: true, reader: undefined });
-    this.detached.delete(index);
-    for (const link of this.linkList) link.removeDisk(index);
+    this.takeAway(index, 'remove');
+  }
+
+  /**
+   * The disk is at another host, and this agent captures nothing of it any more: later checkpoints are incomplete until
+   * another source agent of the group sends it. Throws `disk-unknown`.
+   */
+  leaveDisk(index: number): void {
+    this.takeAway(index, 'leave');
   }
 
   /** A write failed on the disk itself: what it holds there is unknown, and is read again. */
@@ -338,6 +344,12 @@ export class SourceGroup implements LinkGroup {
 
   release(_link: SourceLink, barrier: string): boolean {
     return this.gate.release(barrier);
+  }
+
+  private takeAway(index: number, change: 'remove' | 'leave'): void {
+    this.replaceDisk(index, { ...this.liveDisk(index), removed: true, reader: undefined });
+    this.detached.delete(index);
+    for (const link of this.linkList) link.removeDisk(index, change);
   }
 
   private liveDisk(index: number): SourceDisk {

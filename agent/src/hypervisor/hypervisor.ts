@@ -23,6 +23,8 @@ export interface Vm {
   /** Of QEMU started without one: derived from the monitor's path. */
   readonly uuid: string;
   readonly state: VmState;
+  /** It is off here because it was migrated to another host, as far as the hypervisor knows. */
+  readonly movedAway: boolean;
   readonly disks: readonly VmDisk[];
 }
 

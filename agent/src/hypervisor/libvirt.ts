@@ -4,7 +4,7 @@ import { isTidemarkError, TidemarkError } from '../core/errors.js';
 import { blockDevices, hasAlias } from './block-nodes.js';
 import type { VmDefinition } from './definition.js';
 import { parseDomain, refusalOf, type Domain } from './domain-xml.js';
-import type { Hypervisor, SourceNode, Vm, VmEvent } from './hypervisor.js';
+import type { Hypervisor, SourceNode, Vm, VmEvent, VmState } from './hypervisor.js';
 import { LibvirtMonitor } from './libvirt-monitor.js';
 import { parseMonitorEvent, parseVmEvent } from './libvirt-events.js';
 import { libvirtDefinition } from './libvirt-definition.js';
@@ -19,6 +19,11 @@ export interface LibvirtOptions {
   readonly name: string;
   readonly virsh: Virsh;
   readonly clock: Clock;
+}
+
+function stateOf(words: string): VmState {
+  if (words === 'shut off' || words === 'crashed') return 'off';
+  return words === 'paused' ? 'paused' : 'running';
 }
 
 export class LibvirtHypervisor implements Hypervisor {
@@ -53,8 +58,8 @@ export class LibvirtHypervisor implements Hypervisor {
 
   async findVm(nameOrUuid: string): Promise<Vm> {
     const domain = parseDomain(await this.#definition(nameOrUuid, []));
-    const words = (await this.#ofVm(domain.uuid, ['domstate', domain.uuid])).trim();
-    const state = words === 'shut off' || words === 'crashed' ? 'off' : words === 'paused' ? 'paused' : 'running';
+    const [words = '', reason] = (await this.#ofVm(domain.uuid, ['domstate', domain.uuid, '--reason'])).split(/[()]/);
+    const state = stateOf(words.trim());
     const sizes = await this.#sizes(domain);
     const disks = domain.disks.map((disk) => ({
       target: disk.target,
@@ -63,7 +68,7 @@ export class LibvirtHypervisor implements Hypervisor {
       source: disk.source,
       refusal: refusalOf(disk),
     }));
-    return { name: domain.name, uuid: domain.uuid, state, disks };
+    return { name: domain.name, uuid: domain.uuid, state, movedAway: state === 'off' && reason === 'migrated', disks };
   }
 
   watch(listener: (event: VmEvent) => void): () => void {

@@ -156,14 +156,15 @@ export class QmpHypervisor implements Hypervisor {
   }
 
   async #describe(name: string): Promise<Vm> {
-    const off = { name, uuid: uuidOf(this.#sockets.get(name) ?? ''), state: 'off', disks: [] } as const;
+    const uuidHere = uuidOf(this.#sockets.get(name) ?? '');
+    const off = { name, uuid: uuidHere, state: 'off', movedAway: false, disks: [] } as const;
     try {
       const socket = await this.#socket(name);
       const { running } = await query(socket, z.object({ running: z.boolean() }), 'query-status');
       const { UUID } = await query(socket, z.object({ UUID: z.string().max(64) }), 'query-uuid');
       const disks = (await blockDevices(socket)).map(describeDisk);
       const uuid = UUID === zeroUuid ? off.uuid : UUID;
-      return { name, uuid, state: running ? 'running' : 'paused', disks };
+      return { name, uuid, state: running ? 'running' : 'paused', movedAway: false, disks };
     } catch (error) {
       if (isTidemarkError(error, 'hypervisor-unreachable')) return off;
       throw error;

@@ -250,7 +250,9 @@ export class LinkCapture implements SyncHost {
       knownCount++;
       if (this.isMissing(index) && !isPlanted('checkpoint-while-syncing')) missing.push(disk);
     }
-    if (this.mode !== 'queue' || missing.length === knownCount) return undefined;
+    // Of several agents one may have no VM of the group at this moment: it hinders nobody's checkpoint.
+    const hasNone = knownCount + unknown.length === 0 && request.barrier !== undefined;
+    if (this.mode !== 'queue' || (missing.length === knownCount && !hasNone)) return undefined;
     const timeMs = sourceTimeMs();
     const mark: CheckpointMark = {
       id: request.id,
@@ -340,15 +342,15 @@ export class LinkCapture implements SyncHost {
     }
   }
 
-  /** The disk left the group: the stream says so, and nothing of it follows. */
-  remove(disk: number): void {
+  /** The disk left the group, or this source: the stream says so, and nothing of it follows. */
+  remove(disk: number, change: 'remove' | 'leave' = 'remove'): void {
     const state = this.options.disks[disk] as SyncDisk;
     const { target } = state;
     this.runner.captured(disk, 0, Number.MAX_SAFE_INTEGER);
     state.removed = true;
     this.runner.close(disk);
     if (this.mode === 'off' || target === undefined) return;
-    this.change({ change: 'remove', disk: target });
+    this.change({ change, disk: target });
     this.options.onChange();
   }
 

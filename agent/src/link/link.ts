@@ -242,11 +242,12 @@ export class SourceLink {
     this.askAgain();
   }
 
-  removeDisk(disk: number): void {
+  /** `leave`: another source of the group may have it from now on. */
+  removeDisk(disk: number, change: 'remove' | 'leave' = 'remove'): void {
     const state = this.disks[disk];
     if (state === undefined) return;
-    this.disksRemoved.push(state.name);
-    this.taking.remove(disk);
+    if (change === 'remove') this.disksRemoved.push(state.name);
+    this.taking.remove(disk, change);
     // No stream tells it: the hello that is on its way lists the disk.
     if (this.taking.mode === 'off') this.askAgain();
   }

@@ -12,7 +12,8 @@ import type { GroupStatus } from '../service/group-schemas.js';
 import type { ExportHost } from './exports.js';
 import { SourceDisks } from './source-disks.js';
 import { sourceStatus } from './source-status.js';
-import type { SourceVms, VmDiskHost, VmDiskPlan } from './source-vms.js';
+import type { SourceVms, VmDiskHost } from './source-vms.js';
+import type { VmDiskPlan } from './vm-plans.js';
 
 /** Everything of a link but what its group and target decide. */
 export type LinkEnvironment = Omit<LinkOptions, 'target' | 'address' | 'directory' | 'bounds'>;
@@ -246,7 +247,7 @@ export class SourceSide {
       group,
       config,
       status: () => ({
-        ...sourceStatus(group, config, exports, vms.of(group.name), alertsOf(group.name)),
+        ...sourceStatus(group, config, exports, vms.seen(group.name), alertsOf(group.name)),
         ...declaredAs(group.name),
       }),
       checkpoints: () =>

@@ -4,9 +4,9 @@ import type { SourceGroupConfig } from '../config/schema-groups.js';
 import { errorTable, type ErrorCode } from '../core/errors.js';
 import type { LinkState, LinkStatus } from '../link/link-status.js';
 import type { GroupStatus } from '../service/group-schemas.js';
-import type { VmAttachment } from '../attach/vm-attachment.js';
 import type { ExportHost } from './exports.js';
-import { vmAlerts, vmView } from './vm-status.js';
+import type { SeenVms } from './source-vms.js';
+import { arrivalView, vmAlerts, vmView } from './vm-status.js';
 
 /** Worst first: a group is as well as its worst link. */
 const stateOfLink: readonly (readonly [LinkState, GroupStatus['state']])[] = [
@@ -81,7 +81,7 @@ export function sourceStatus(
   group: SourceGroup,
   config: SourceGroupConfig,
   exports: ExportHost,
-  vms: readonly VmAttachment[],
+  vms: SeenVms,
   alerts: GroupStatus['alerts'],
 ): GroupStatus {
   const { links, sourceTimeMs, disks } = group.status;
@@ -98,7 +98,7 @@ export function sourceStatus(
     role: 'source',
     state: stateOf(links, disks),
     actions: [],
-    alerts: [...alerts, ...vms.flatMap(vmAlerts), ...alertsOf(links, sourceTimeMs)],
+    alerts: [...alerts, ...vms.here.flatMap(vmAlerts), ...alertsOf(links, sourceTimeMs)],
     owner: null,
     policyRevision: 0,
     epoch:
@@ -158,7 +158,7 @@ export function sourceStatus(
       clockOffsetMs: link.clockOffsetMs ?? null,
       lastError: apiError(link.refusal),
     })),
-    ...(vms.length === 0 ? {} : { vms: vms.map(vmView) }),
+    ...(config.vms.length === 0 ? {} : { vms: [...vms.here.map(vmView), ...vms.elsewhere.map(arrivalView)] }),
     syncs: links.flatMap((link) =>
       link.syncs.map((sync) => ({
         id: `${link.target}/${sync.disk}`,

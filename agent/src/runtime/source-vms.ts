@@ -2,8 +2,8 @@
 import { createHash } from 'node:crypto';
 import { AttachRecord } from '../attach/attach-record.js';
 import { DiskAttachment } from '../attach/disk-attachment.js';
+import { VmArrival } from '../attach/vm-arrival.js';
 import { VmAttachment } from '../attach/vm-attachment.js';
-import { VmDiskReader } from '../attach/vm-disk-reader.js';
 import type { SourceGroup } from '../capture/source-group.js';
 import type { SourceGroupConfig, SourceVmConfig } from '../config/schema-groups.js';
 import type { HypervisorConfig } from '../config/schema-hypervisors.js';
@@ -13,8 +13,9 @@ import type { EventSink } from '../core/events.js';
 import type { Random } from '../core/random.js';
 import type { Storage } from '../core/storage.js';
 import type { AttachVerdict } from '../guard/attach-policy.js';
-import type { Hypervisor, Vm, VmDisk } from '../hypervisor/hypervisor.js';
+import type { Hypervisor, Vm } from '../hypervisor/hypervisor.js';
 import { openHypervisor } from '../hypervisor/open-hypervisor.js';
+import { findHere, planOf, selectDisks, type VmDiskPlan } from './vm-plans.js';
 
 export interface SourceVmsOptions {
   readonly agent: string;
@@ -35,17 +36,6 @@ export interface SourceVmsOptions {
   readonly clientCount: (exportName: string) => number;
 }
 
-/** A disk of a VM on its way into a group. */
-export interface VmDiskPlan {
-  readonly name: string;
-  readonly sizeBytes: number;
-  readonly exportName: string;
-  readonly target: string;
-  readonly reader: VmDiskReader;
-  readonly vm: Pick<Vm, 'name' | 'uuid'>;
-  readonly hypervisor: Hypervisor;
-}
-
 /** The side of the exports: each disk of a VM has one. */
 export interface VmDiskHost {
   open(plan: VmDiskPlan, index: number): void;
@@ -57,9 +47,23 @@ interface Kept {
   readonly attachment: VmAttachment;
 }
 
+/** VMs of a group: attached or to be attached, and those that may come from another host. */
+export interface SeenVms {
+  readonly here: readonly VmAttachment[];
+  readonly elsewhere: readonly VmArrival[];
+}
+
+/** What an attachment is made in. */
+interface Place {
+  readonly group: SourceGroup;
+  readonly host: VmDiskHost;
+}
+
 export class SourceVms {
   private readonly hypervisors: ReadonlyMap<string, { hypervisor: Hypervisor; socketDirectory: string }>;
   private kept: readonly Kept[] = [];
+  /** VMs that may come from another host. */
+  private awaited: readonly { readonly group: string; readonly arrival: VmArrival }[] = [];
 
   constructor(private readonly options: SourceVmsOptions) {
     this.hypervisors = new Map(
@@ -73,20 +77,31 @@ export class SourceVms {
     );
   }
 
-  /** The disks that the VMs of a group bring, as the hypervisor sees them now. Throws what names the VM or disk. */
+  /**
+   * The disks that the VMs of a group bring, as the hypervisor sees them now; none of a VM that may be at another host and
+   * does not run here. Throws what names the VM or disk.
+   */
   async plan(config: SourceGroupConfig): Promise<VmDiskPlan[]> {
     const plans: VmDiskPlan[] = [];
     for (const [index, selected] of config.vms.entries())
       await at(`vms[${index}]`, async () => {
         const hypervisor = this.hypervisor(selected.hypervisor);
-        const vm = await at('vm', () => hypervisor.findVm(selected.vm));
-        for (const disk of selectDisks(vm, selected)) {
-          const plan = planOf(config.name, vm, disk, hypervisor);
-          this.refuseTwice(config.name, plan, plans);
-          plans.push(plan);
-        }
+        if (selected.migrates && hypervisor.kind === 'qmp')
+          throw new TidemarkError('config-invalid', 'A VM known by its monitor alone cannot be followed.', {
+            path: 'migrates',
+          });
+        const vm = await at('vm', () => findHere(hypervisor, selected));
+        if (vm !== undefined) this.planVm(config.name, vm, selected, hypervisor, plans);
       });
     return plans;
+  }
+
+  private planVm(group: string, vm: Vm, selected: SourceVmConfig, hypervisor: Hypervisor, plans: VmDiskPlan[]): void {
+    for (const disk of selectDisks(vm, selected)) {
+      const plan = planOf(group, vm, disk, hypervisor, selected);
+      this.refuseTwice(group, plan, plans);
+      plans.push(plan);
+    }
   }
 
   /** QEMU has one mirror of a disk, and a disk has one order of its writes. */
@@ -115,43 +130,94 @@ export class SourceVms {
     firstIndex: number,
     host: VmDiskHost,
   ): Promise<void> {
+    const place = { group, host };
+    for (const selected of config.vms) {
+      const here = plans.filter((plan) => plan.selected === selected);
+      if (here.length > 0) await this.keep(place, here, (plan) => firstIndex + plans.indexOf(plan));
+      else this.await(place, selected, () => true);
+    }
+  }
+
+  /** Keeps the disks of one VM attached. `indexOf`: the place of a disk in the group; not called before all can succeed. */
+  private async keep(
+    { group, host }: Place,
+    plans: readonly VmDiskPlan[],
+    indexOf: (plan: VmDiskPlan) => number,
+  ): Promise<void> {
     const { options } = this;
     const { clock, random, events, storage, directory } = options;
-    const vms = new Map(plans.map((plan) => [plan.vm.uuid, plan]));
-    for (const { vm, hypervisor } of vms.values()) {
-      const id = createHash('sha256').update(`${group.name}/${hypervisor.name}/${vm.uuid}`).digest('hex').slice(0, 12);
-      const record = new AttachRecord(storage, directory, `${id}.json`, `${group.name}/${vm.uuid}`);
-      await record.load();
-      const socketDirectory = this.hypervisors.get(hypervisor.name)?.socketDirectory ?? options.socketDirectory;
-      const attachmentOf = ({ name, target, reader, exportName }: VmDiskPlan, index: number): DiskAttachment =>
-        new DiskAttachment({
-          ...{ group, record, clock, random, events, index, name, target, reader, exportName },
-          captureSocket: options.captureSocket,
-          clientCount: () => options.clientCount(exportName),
-          readerSocket: `${socketDirectory}/vm-${id}.sock`,
-        });
-      const attachment = new VmAttachment({
-        ...{ group, hypervisor, vm, record, clock, events },
-        disks: plans.flatMap((plan, place) =>
-          plan.vm.uuid === vm.uuid ? [attachmentOf(plan, firstIndex + place)] : [],
-        ),
-        selectsAll: config.vms.some((each) => (each.vm === vm.name || each.vm === vm.uuid) && each.disks === undefined),
-        join: (disk) => {
-          const plan = planOf(config.name, vm, disk, hypervisor);
-          const { name, sizeBytes, reader } = plan;
-          const index = group.addDisk({ name, sizeBytes, reader, attachedLater: true });
-          host.open(plan, index);
-          return attachmentOf(plan, index);
-        },
-        leave: async ({ index, name }) => {
-          group.removeDisk(index);
-          await host.close(`${config.name}/${name}`);
-        },
-        mayAttach: () => options.mayAttach(group.name),
+    const [first] = plans;
+    if (first === undefined) return;
+    const { vm, hypervisor, selected } = first;
+    const id = createHash('sha256').update(`${group.name}/${hypervisor.name}/${vm.uuid}`).digest('hex').slice(0, 12);
+    const record = new AttachRecord(storage, directory, `${id}.json`, `${group.name}/${vm.uuid}`);
+    await record.load();
+    const socketDirectory = this.hypervisors.get(hypervisor.name)?.socketDirectory ?? options.socketDirectory;
+    const attachmentOf = ({ name, target, reader, exportName }: VmDiskPlan, index: number): DiskAttachment =>
+      new DiskAttachment({
+        ...{ group, record, clock, random, events, index, name, target, reader, exportName },
+        captureSocket: options.captureSocket,
+        clientCount: () => options.clientCount(exportName),
+        readerSocket: `${socketDirectory}/vm-${id}.sock`,
       });
-      this.kept = [...this.kept, { group: group.name, attachment }];
-      attachment.start();
-    }
+    const attachment: VmAttachment = new VmAttachment({
+      ...{ group, hypervisor, vm, record, clock, events },
+      disks: plans.map((plan) => attachmentOf(plan, indexOf(plan))),
+      selectsAll: selected.disks === undefined,
+      join: (disk) => {
+        const plan = planOf(group.name, vm, disk, hypervisor, selected);
+        return attachmentOf(plan, join({ group, host }, plan));
+      },
+      leave: async ({ index, name }) => {
+        group.removeDisk(index);
+        await host.close(`${group.name}/${name}`);
+      },
+      migration: !selected.migrates
+        ? undefined
+        : {
+            giveUp: async ({ index, name }) => {
+              group.leaveDisk(index);
+              await host.close(`${group.name}/${name}`);
+            },
+            gone: () => {
+              this.kept = this.kept.filter((each) => each.attachment !== attachment);
+              this.await({ group, host }, selected, saidTo(group));
+            },
+          },
+      mayAttach: () => options.mayAttach(group.name),
+    });
+    this.kept = [...this.kept, { group: group.name, attachment }];
+    attachment.start();
+  }
+
+  /** Its disks join the group when it runs here. `isReady`: what it left behind when it was here before is durable. */
+  private await(place: Place, selected: SourceVmConfig, isReady: () => boolean): void {
+    const { clock, events } = this.options;
+    const { group } = place;
+    const hypervisor = this.hypervisor(selected.hypervisor);
+    const arrival: VmArrival = new VmArrival({
+      ...{ vm: selected.vm, hypervisor, clock, isReady },
+      arrived: async (vm) => {
+        const plans: VmDiskPlan[] = [];
+        this.planVm(group.name, vm, selected, hypervisor, plans);
+        await this.keep(place, plans, (plan) => join(place, plan));
+        this.awaited = this.awaited.filter((each) => each.arrival !== arrival);
+        events.emit('vm-arrived', { group: group.name, vm: vm.name });
+      },
+      failed: ({ code, message }) =>
+        events.emit('vm-attach-failed', { group: group.name, vm: selected.vm, code, error: message }),
+    });
+    this.awaited = [...this.awaited, { group: group.name, arrival }];
+    arrival.start();
+  }
+
+  /** As a person is shown them. */
+  seen(group: string): SeenVms {
+    return { here: this.of(group), elsewhere: this.elsewhere(group) };
+  }
+
+  private elsewhere(group: string): VmArrival[] {
+    return this.awaited.filter((each) => each.group === group).map(({ arrival }) => arrival);
   }
 
   /** For the capture exports: clients of a disk came or went. */
@@ -215,12 +281,16 @@ export class SourceVms {
 
   /** Takes the group's mirrors away in order. */
   async closeGroup(group: string): Promise<void> {
+    await Promise.all(this.elsewhere(group).map((arrival) => arrival.close()));
+    this.awaited = this.awaited.filter((each) => each.group !== group);
     await Promise.all(this.of(group).map((attachment) => attachment.close()));
     this.kept = this.kept.filter((each) => each.group !== group);
   }
 
   /** Takes all mirrors away in order. */
   async close(): Promise<void> {
+    await Promise.all(this.awaited.map(({ arrival }) => arrival.close()));
+    this.awaited = [];
     await Promise.all(this.kept.map(({ attachment }) => attachment.close()));
     this.kept = [];
   }
@@ -250,54 +320,20 @@ async function at<T>(path: string, run: () => Promise<T>): Promise<T> {
   }
 }
 
-/** A group's name for a VM's disk: `VM-TARGET` in the letters that names may have. */
-export function groupDiskName(vm: string, target: string): string {
-  const text = `${vm}-${target}`.toLowerCase().replaceAll(/[^a-z0-9._-]+/g, '-');
-  return text.replace(/^[^a-z0-9]+/, '').slice(0, 63);
+/** Gives the disk its place in the group, and its export. */
+function join({ group, host }: Place, plan: VmDiskPlan): number {
+  const { name, sizeBytes, reader } = plan;
+  const index = group.addDisk({ name, sizeBytes, reader, attachedLater: true });
+  host.open(plan, index);
+  return index;
 }
 
-function planOf(
-  group: string,
-  { name: vm, uuid }: Pick<Vm, 'name' | 'uuid'>,
-  { target, sizeBytes }: VmDisk,
-  hypervisor: Hypervisor,
-): VmDiskPlan {
-  const name = groupDiskName(vm, target);
-  const reader = new VmDiskReader(name);
-  return { name, sizeBytes, target, hypervisor, exportName: `${group}/${name}`, reader, vm: { name: vm, uuid } };
-}
-
-function selectDisks(vm: Vm, selected: SourceVmConfig): VmDisk[] {
-  const chosen =
-    selected.disks === undefined
-      ? vm.disks.filter(({ refusal }) => refusal === undefined)
-      : selected.disks.map((target, index) => findDisk(vm, target, index));
-  const first = chosen[0];
-  if (first === undefined)
-    throw new TidemarkError(
-      vm.state === 'off' ? 'illegal-state' : 'vm-refused',
-      `VM ${vm.name} has no disk that can be captured${vm.state === 'off' ? ' while it is off' : ''}.`,
-      { path: 'vm' },
-    );
-  for (const [index, { target, refusal, sizeBytes }] of chosen.entries()) {
-    const where = { path: selected.disks === undefined ? 'vm' : `disks[${index}]` };
-    if (refusal !== undefined)
-      throw new TidemarkError('vm-refused', `Disk ${target} of ${vm.name} cannot be captured: ${refusal}.`, where);
-    if (sizeBytes === 0)
-      throw new TidemarkError(
-        'illegal-state',
-        `The size of ${target} of ${vm.name} is not known while it is off.`,
-        where,
-      );
-  }
-  return chosen;
-}
-
-function findDisk(vm: Vm, target: string, index: number): VmDisk {
-  const found = vm.disks.find((disk) => disk.target === target);
-  if (found !== undefined) return found;
-  const known = vm.disks.map((disk) => disk.target).join(', ') || 'none';
-  throw new TidemarkError('disk-unknown', `VM ${vm.name} has no disk ${target}; it has: ${known}.`, {
-    path: `disks[${index}]`,
-  });
+/** True once every target has durably heard what was said until now: a disk that comes back would be taken for another. */
+function saidTo(group: SourceGroup): () => boolean {
+  const said = group.links.map((link) => ({ link, ...link.status }));
+  return () =>
+    said.every(({ link, incarnation, sequenceGiven }) => {
+      const { status } = link;
+      return status.incarnation !== incarnation || status.sequenceDurable >= sequenceGiven;
+    });
 }

@@ -313,7 +313,9 @@ export class TargetSide {
     // The source adds, grows and removes disks: a declaration says which may come, and never takes one away.
     for (const [index, { name, stream }] of spec.disks.entries()) {
       const known = [...state.disks.values()].find((disk) => disk.name === name);
-      if (known !== undefined && state.streams.get(known.stream) !== stream)
+      // One whose VM migrated is sent by another source since then.
+      const senders = state.diskChanges.filter(({ index: other }) => other === known?.index);
+      if (known !== undefined && !senders.some((disk) => state.streams.get(disk.stream) === stream))
         throw new TidemarkError('group-exists', `Disk ${name} of ${group.name} is of another stream.`, {
           path: `disks[${index}].stream`,
         });

@@ -1,4 +1,5 @@
 /** VMs of source groups as the API shows them. */
+import type { VmArrival } from '../attach/vm-arrival.js';
 import type { VmAttachment } from '../attach/vm-attachment.js';
 import { errorTable, type ErrorCode } from '../core/errors.js';
 import type { GroupStatus, VmAttachmentView } from '../service/group-schemas.js';
@@ -22,6 +23,12 @@ export function vmView(attachment: VmAttachment): VmAttachmentView {
       returnsBy,
     })),
   };
+}
+
+/** A VM that does not run here, and may come. */
+export function arrivalView({ vm, hypervisor, failure }: VmArrival): VmAttachmentView {
+  const lastError = failure === undefined ? null : apiErrorOf(failure.code, failure.message);
+  return { vm, uuid: '', hypervisor: hypervisor.name, state: 'elsewhere', releasedUntilMs: null, lastError, disks: [] };
 }
 
 /** One while the VM is not protected although it could be, or was let go. */

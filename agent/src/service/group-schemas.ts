@@ -81,11 +81,11 @@ export const diskStatusSchema = z.object({
 /** A VM whose disks the source agent attaches. */
 export const vmAttachmentSchema = z.object({
   vm: z.string(),
-  uuid: z.string(),
+  uuid: z.string().describe('Empty: not known here'),
   hypervisor: nameSchema,
   state: z
-    .enum(['searching', 'off', 'attaching', 'attached', 'waiting', 'refused', 'released', 'held-back'])
-    .describe('held-back: let go because the agent hung'),
+    .enum(['searching', 'off', 'attaching', 'attached', 'waiting', 'refused', 'released', 'held-back', 'elsewhere'])
+    .describe('held-back: let go because the agent hung. elsewhere: it may be at another host, and does not run here'),
   releasedUntilMs: timeMsSchema.nullable(),
   lastError: apiErrorSchema.nullable(),
   disks: z.array(

@@ -12,6 +12,9 @@
  * | a new disk, `newDisks` is refuse | left out: checkpoints are complete without it, as a person said |
  * | a disk was removed | taken; earlier checkpoints keep it |
  * | a new start does not name a disk | missing from the checkpoints: a mistake in a configuration removes nothing |
+ * | a disk left (its VM is at another host) | missing from the checkpoints until a source of the group sends it |
+ * | another source has a disk that its source does not have | taken over, with its history; compared with what is here |
+ * | another source has a disk that its source has | refused; asked again as soon as the disk has left |
  */
 import { z } from 'zod';
 import type { DiskChange } from '../block/record.js';
@@ -36,6 +39,7 @@ export const diskChangeSchema: z.ZodType<DiskChange> = z.discriminatedUnion('cha
   z.strictObject({ change: z.literal('add'), disk: diskIndex, name: z.string().max(63), sizeBytes }),
   z.strictObject({ change: z.literal('grow'), disk: diskIndex, sizeBytes }),
   z.strictObject({ change: z.literal('remove'), disk: diskIndex }),
+  z.strictObject({ change: z.literal('leave'), disk: diskIndex }),
 ]);
 
 type Told = Pick<Welcome, 'disks' | 'disksRefused'>;
@@ -46,8 +50,14 @@ type Answer = Told['disks'][number] | Refused;
 
 export class DiskChanges {
   private readonly changes = new Mutex();
+  /** By name of a disk: the streams that were refused it because another has it. */
+  private readonly waiting = new Map<string, Set<number>>();
 
-  constructor(private readonly context: GroupContext) {}
+  /** `ask`: these sources are to say hello again. */
+  constructor(
+    private readonly context: GroupContext,
+    private readonly ask: (streams: ReadonlySet<number>) => void,
+  ) {}
 
   /**
    * What a hello may send, with everything that it changes durable. `resumed`: the incarnation goes on, its own stream says
@@ -79,13 +89,16 @@ export class DiskChanges {
       const { manifest, replicas } = this.context;
       const known = manifest.state.diskChanges.filter(({ index }) => index === change.disk);
       const newest = known.at(-1);
-      if (newest?.stream !== stream) throw wrong(change, 'the disk is not of this stream');
-      const again = known.find(({ since }) => isSame(since, position));
-      const record = again ?? recordOf(newest, change, position);
+      const again = known.find((record) => record.stream === stream && isSame(record.since, position));
+      const isOurs = newest?.stream === stream || (newest?.left === true && change.change === 'add');
+      if (newest === undefined || (again === undefined && !isOurs))
+        throw wrong(change, 'the disk is not of this stream');
+      const record = again ?? recordOf(newest, change, stream, position);
       if (again === undefined) {
         if (isPlanted('disk-change-after-journal')) this.context.clock.after(50, () => void this.append(record));
         else await this.append(record);
         this.emit(`disk-${change.change}`, { disk: record.name, index: record.index, sizeBytes: record.sizeBytes });
+        if (record.left === true) this.freed(record.name);
       }
       if (!record.removed) await replicas.ensure(record);
     });
@@ -131,29 +144,33 @@ export class DiskChanges {
       if (left.has(name)) {
         await this.record(disk, { removed: true, missing: undefined }, start);
         this.emit('disk-remove', { disk: name, index });
-      } else if (!named.has(name)) await this.miss(disk, start);
+      } else if (!named.has(name)) await this.miss(disk, start, true);
     }
   }
 
   private async resume(stream: number, asked: Asked): Promise<Answer> {
     const { name, index } = asked;
     if (index === undefined) {
-      const known = this.find((disk) => disk.stream === stream && disk.name === name);
+      const known = this.known(stream, name);
       if (known?.missing !== true) return this.reserve(stream, asked);
       const sizeBytes = this.taken(known, asked);
       return this.whyShrunk(known, asked) ?? { name, index: known.index, sync: 'delta', sizeBytes };
     }
     const { state } = this.context.manifest;
     const record = state.diskChanges.findLast((each) => each.index === index);
-    if (record?.stream !== stream)
+    const isKnown = state.diskChanges.some((each) => each.index === index && each.name === name);
+    if (record === undefined || !isKnown)
       throw new TidemarkError('protocol-error', `Disk ${name} has no index ${index} in ${this.context.name}.`);
+    // Its stream takes the disk over, or still holds what it wrote before another did: only a new start knows better.
+    if (record.stream !== stream && record.left !== true)
+      throw new TidemarkError('durable-regression', `Disk ${name} is sent by ${this.sourceOf(record)} now.`);
     return this.whyShrunk(record, asked) ?? { name, index, sync: 'none', sizeBytes: this.taken(record, asked) };
   }
 
   /** A new incarnation: what is told holds from its start on. */
   private async join(stream: number, asked: Asked, start: Position): Promise<Answer> {
     const { name } = asked;
-    const known = this.find((disk) => disk.stream === stream && disk.name === name);
+    const known = this.known(stream, name);
     if (known === undefined) return this.joinNew(stream, asked, start);
     const { index } = known;
     const shrunk = this.whyShrunk(known, asked);
@@ -163,18 +180,32 @@ export class DiskChanges {
     }
     const taken = this.taken(known, asked);
     if (taken > known.sizeBytes || known.missing === true) {
-      await this.record(known, { sizeBytes: taken, missing: undefined }, start);
-      if (taken > known.sizeBytes) this.emit('disk-grow', { disk: name, index, sizeBytes: taken });
+      await this.record(known, { stream, sizeBytes: taken, missing: undefined }, start);
+      if (known.stream !== stream) this.emit('disk-add', { disk: name, index, sizeBytes: taken });
+      else if (taken > known.sizeBytes) this.emit('disk-grow', { disk: name, index, sizeBytes: taken });
     }
     await this.context.replicas.ensure({ index, name, sizeBytes: taken });
     const sync = (await this.isFresh(index, start)) ? 'initial' : 'delta';
-    return { name, index, sync, sizeBytes: taken, sizeBefore: this.sizeBefore(index, start) ?? taken };
+    return { name, index, sync, sizeBytes: taken, sizeBefore: this.sizeBefore(index, stream, start) ?? taken };
+  }
+
+  /** The stream's own, or one that its source does not have. */
+  private known(stream: number, name: string): GroupDisk | undefined {
+    const own = this.find((disk) => disk.stream === stream && disk.name === name);
+    return own ?? this.find((disk) => disk.left === true && disk.name === name);
+  }
+
+  private freed(name: string): void {
+    const streams = this.waiting.get(name);
+    this.waiting.delete(name);
+    if (streams !== undefined) this.ask(streams);
   }
 
   /** What held before this start, also when the hello is repeated. */
-  private sizeBefore(index: number, start: Position): number | undefined {
+  private sizeBefore(index: number, stream: number, start: Position): number | undefined {
     const { diskChanges } = this.context.manifest.state;
-    return diskChanges.findLast((record) => record.index === index && !isSame(record.since, start))?.sizeBytes;
+    const isNow = (record: DiskRecord): boolean => record.stream === stream && isSame(record.since, start);
+    return diskChanges.findLast((record) => record.index === index && !isNow(record))?.sizeBytes;
   }
 
   private async joinNew(stream: number, asked: Asked, start: Position): Promise<Answer> {
@@ -212,10 +243,12 @@ export class DiskChanges {
   private whyNotNew(stream: number, asked: Asked): Refused | undefined {
     const { name, sizeBytes } = asked;
     const { settings, manifest } = this.context;
-    const { disks, streams } = manifest.state;
+    const { disks } = manifest.state;
     const other = this.find((disk) => disk.name === name && disk.stream !== stream);
-    if (other !== undefined)
-      return { name, reason: `${streams.get(other.stream) ?? 'another source'} sends a disk of that name` };
+    if (other !== undefined) {
+      this.waiting.set(name, new Set([...(this.waiting.get(name) ?? []), stream]));
+      return { name, reason: `${this.sourceOf(other)} sends a disk of that name, and has not given it up` };
+    }
     if (settings.newDisks === 'refuse' && !settings.declaredDisks.includes(name))
       return { name, reason: 'newDisks is refuse and the disk is not declared', leftOut: true };
     if (sizeBytes > settings.diskSizeMax) return this.tooLarge(asked);
@@ -245,10 +278,13 @@ export class DiskChanges {
     return journal.usage.recordCount === 0 || isSame(first?.since, start);
   }
 
-  private async miss(disk: GroupDisk, since: Position): Promise<void> {
-    if (disk.missing === true) return;
-    await this.record(disk, { missing: true }, since);
-    this.emit('disk-missing', { disk: disk.name, index: disk.index });
+  /** `left`: its source does not have it. */
+  private async miss(disk: GroupDisk, since: Position, left = false): Promise<void> {
+    const { name, index } = disk;
+    if (disk.missing === true && (disk.left === true || !left)) return;
+    await this.record(disk, { missing: true, ...(left ? { left } : {}) }, since);
+    if (disk.missing !== true) this.emit('disk-missing', { disk: name, index });
+    if (left) this.freed(name);
   }
 
   private record(disk: GroupDisk, change: Partial<DiskRecord>, since: Position | undefined): Promise<void> {
@@ -260,6 +296,10 @@ export class DiskChanges {
     return this.context.manifest.append(record);
   }
 
+  private sourceOf({ stream }: Pick<GroupDisk, 'stream'>): string {
+    return this.context.manifest.state.streams.get(stream) ?? 'another source';
+  }
+
   private find(matches: (disk: GroupDisk) => boolean): GroupDisk | undefined {
     return [...this.context.manifest.state.disks.values()].find(matches);
   }
@@ -269,13 +309,14 @@ export class DiskChanges {
   }
 }
 
-function recordOf(newest: DiskRecord, change: DiskChange, since: Position): DiskRecord {
-  const { index, name, sizeBytes: before, stream } = newest;
+function recordOf(newest: DiskRecord, change: DiskChange, stream: number, since: Position): DiskRecord {
+  const { index, name, sizeBytes: before } = newest;
   const record = { type: 'disk' as const, index, name, sizeBytes: before, stream, removed: false, since };
   if (newest.removed) throw wrong(change, 'the disk was removed');
   const absent = newest.pending === true || newest.missing === true;
   if (absent !== (change.change === 'add')) throw wrong(change, 'the disk is in another state');
   if (change.change === 'remove') return { ...record, removed: true };
+  if (change.change === 'leave') return { ...record, missing: true, left: true };
   if (change.sizeBytes < before) throw wrong(change, 'a disk does not shrink');
   return { ...record, sizeBytes: change.sizeBytes };
 }

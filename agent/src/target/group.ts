@@ -111,7 +111,10 @@ export class TargetGroup implements SessionGroup {
   ) {
     const { manifest, journal, replicas, clock } = context;
     this.seeding = new Seeding(context);
-    const disks = new DiskChanges(context);
+    const disks = new DiskChanges(context, (streams) => {
+      for (const stream of streams)
+        this.sessions.get(stream)?.close('shutting-down', 'A disk that another source had is free.');
+    });
     this.disks = disks;
     const changeDisk: DiskChangeHandler = (...change) => disks.apply(...change);
     this.ingest = new Ingest(manifest, journal, replicas, changeDisk, () => this.balance());

@@ -60,6 +60,8 @@ export const manifestRecordSchema = z.discriminatedUnion('type', [
     pending: z.boolean().optional(),
     /** The source does not send the disk: checkpoints are incomplete without it. */
     missing: z.boolean().optional(),
+    /** Of a missing one: its source said that it does not have it, so another source of the group may send it. */
+    left: z.boolean().optional(),
     /** Raw file on this host that the image is made from; gone when it holds all of it. */
     seed: z.string().optional(),
   }),

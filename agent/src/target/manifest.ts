@@ -16,6 +16,8 @@ export interface GroupDisk {
   readonly stream: number;
   /** The source does not send it. */
   readonly missing?: boolean | undefined;
+  /** The source does not have it: another may send it. */
+  readonly left?: boolean | undefined;
 }
 
 export type DiskRecord = Of<'disk'>;
@@ -114,11 +116,13 @@ export function applyRecord(state: ManifestState, record: ManifestRecord): void 
 }
 
 function applyDisk(state: ManifestState, record: DiskRecord): void {
-  const { index, since } = record;
+  const { index, since, stream } = record;
   const sameMoment = (other: DiskRecord): boolean =>
     other.index === index &&
     (other.pending === true ||
-      (other.since?.incarnation === since?.incarnation && other.since?.sequence === since?.sequence));
+      (other.stream === stream &&
+        other.since?.incarnation === since?.incarnation &&
+        other.since?.sequence === since?.sequence));
   state.diskChanges = [...state.diskChanges.filter((other) => !sameMoment(other)), record];
   if (record.removed || record.pending === true) state.disks.delete(index);
   else state.disks.set(index, record);
