@@ -2,7 +2,14 @@
 import * as pulumi from '@pulumi/pulumi';
 import { SourceGroup } from './appliance-resources.js';
 import { captureOf, intervalOf, sizeOf, type FileDisk, type Size } from './capture.js';
-import { ProtectionGroup, type GroupPolicy, type Inputs, type RecoveryRequest } from './resources.js';
+import {
+  ProtectionGroup,
+  type DrilledApplication,
+  type GroupPolicy,
+  type Inputs,
+  type ProtectionGroupArgs,
+  type RecoveryRequest,
+} from './resources.js';
 import type { Site } from './site.js';
 
 type RecoverySettings = NonNullable<GroupPolicy['recovery']>;
@@ -45,9 +52,15 @@ export interface ProtectedApplicationArgs {
   readonly waitFor?: 'declared' | 'attached' | 'synced';
   readonly deletionGraceDays?: number;
   readonly forceDestroy?: boolean;
+  /** How VMs come back at the source, once the group is reversed. Default: networks the other way round. */
+  readonly home?: ProtectionGroupArgs['home'];
+  /** Application checkpoints. Declared only: this version runs no hooks, and says so. */
+  readonly hooks?: ProtectionGroupArgs['hooks'];
+  /** For policy packs, beside the failure domains of the sites: `class`, `databases`. */
+  readonly labels?: Readonly<Record<string, string>>;
 }
 
-export class ProtectedApplication extends pulumi.ComponentResource {
+export class ProtectedApplication extends pulumi.ComponentResource implements DrilledApplication {
   /** Site where it runs now: feed DNS and load balancers with it. */
   readonly activeSite: pulumi.Output<string>;
   /** Addresses of each VM where it runs now, as far as they are declared. */
@@ -57,29 +70,32 @@ export class ProtectedApplication extends pulumi.ComponentResource {
   /** Name of the group at its agents, for drills and functions. */
   readonly group: string;
   readonly protection: ProtectionGroup;
+  /** How the agents of both sites are reached. */
+  readonly connections: DrilledApplication['connections'];
   /** Undefined: the source's own configuration file says what is captured. */
   readonly capture: SourceGroup | undefined;
 
   constructor(name: string, args: ProtectedApplicationArgs, options?: pulumi.ComponentResourceOptions) {
     super('tidemark:index:ProtectedApplication', name, {}, options);
-    const { source, target, recovery, waitFor, deletionGraceDays, forceDestroy } = args;
+    const { source, target, recovery, waitFor, deletionGraceDays, forceDestroy, home, hooks } = args;
     if (target.connection === undefined)
       throw new Error(
         `${name}: target.connection: the site ${target.site} holds the journal, so its agent must be reached`,
       );
     this.group = args.group ?? name;
+    this.connections = { target: target.connection, ...defined({ source: source.connection }) };
     const capture = captureOf(name, args);
     this.protection = new ProtectionGroup(
       name,
       {
         name: this.group,
-        target: target.connection,
+        ...this.connections,
         policy: policyOf(name, args),
         sourceSite: source.site,
         sourceAddresses: addressesOf(args.vms ?? []),
         // Before the source is declared there is nothing that it could wait for.
         ...defined({ recovery, waitFor: capture === undefined ? waitFor : undefined }),
-        ...defined({ deletionGraceDays, forceDestroy }),
+        ...defined({ deletionGraceDays, forceDestroy, home, hooks, labels: labelsOf(args) }),
       },
       { ...target.childOptions(this), dependsOn: [...source.ready, ...target.ready] },
     );
@@ -127,6 +143,12 @@ function recoveryOf(name: string, args: ProtectedApplicationArgs, vms: readonly 
 function addressesOf(vms: readonly ApplicationVm[]): Record<string, string[]> {
   const named = vms.filter(({ sourceAddresses }) => sourceAddresses !== undefined);
   return Object.fromEntries(named.map(({ name, sourceAddresses = [] }) => [name, [...sourceAddresses]]));
+}
+
+function labelsOf({ source, target, labels }: ProtectedApplicationArgs): Record<string, string> | undefined {
+  const domains = defined({ sourceFailureDomain: source.failureDomain, targetFailureDomain: target.failureDomain });
+  const all = { ...domains, ...labels } as Record<string, string>;
+  return Object.keys(all).length === 0 ? undefined : all;
 }
 
 /** Without the properties that are undefined. */

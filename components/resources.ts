@@ -38,6 +38,8 @@ export class ProtectionGroup extends pulumi.CustomResource {
   declare readonly drivenBy: pulumi.Output<string>;
   /** Checkpoint that it took. */
   declare readonly lastCheckpoint: pulumi.Output<string>;
+  /** Turned round: it runs at the target and is protected to the source. */
+  declare readonly reversed: pulumi.Output<boolean>;
   /** The agent could not be asked; the rest is as it was. */
   declare readonly stale: pulumi.Output<boolean>;
 
@@ -49,12 +51,26 @@ export class ProtectionGroup extends pulumi.CustomResource {
         ...args,
         ...{ state: undefined, stateSite: undefined, activeSite: undefined, addresses: undefined, epoch: undefined },
         ...{ policyRevision: undefined, owner: undefined, lastOperation: undefined, drivenBy: undefined },
-        ...{ lastCheckpoint: undefined, requests: undefined, stale: undefined },
+        ...{ lastCheckpoint: undefined, requests: undefined, stale: undefined, targetSite: undefined },
+        ...{ reversed: undefined, policyDiffers: undefined, imported: undefined },
       },
       options,
     );
   }
 }
+
+/** What a drill needs of a `ProtectedApplication`. */
+export interface DrilledApplication extends pulumi.Resource {
+  readonly group: string;
+  readonly protection: ProtectionGroup;
+  /** How the agents of both sites are reached. */
+  readonly connections: { readonly target: Inputs<SiteConnection>; readonly source?: Inputs<SiteConnection> };
+}
+
+/** A drill of an application of the same program. */
+export type ApplicationDrillArgs = Omit<RecoveryDrillArgs, 'group' | 'target' | 'source'> & {
+  readonly application: DrilledApplication;
+};
 
 /** A test failover in an isolated network, run once for a request; the only way to drill. */
 export class RecoveryDrill extends pulumi.CustomResource {
@@ -64,15 +80,30 @@ export class RecoveryDrill extends pulumi.CustomResource {
   declare readonly checkpointUsed: pulumi.Output<string>;
   /** Operation id at the agent, with each check and its time. */
   declare readonly evidence: pulumi.Output<string>;
+  /** ISO time; empty while it runs. */
+  declare readonly finishedAt: pulumi.Output<string>;
 
-  constructor(name: string, args: RecoveryDrillArgs, options?: pulumi.CustomResourceOptions) {
+  constructor(
+    name: string,
+    args: RecoveryDrillArgs | ApplicationDrillArgs,
+    options: pulumi.CustomResourceOptions = {},
+  ) {
     const made = {
-      result: undefined,
-      checkpointUsed: undefined,
-      evidence: undefined,
-      drivenBy: undefined,
-      stale: undefined,
+      ...{ result: undefined, checkpointUsed: undefined, evidence: undefined, finishedAt: undefined },
+      ...{ drivenBy: undefined, stale: undefined },
     };
-    super('tidemark:index:RecoveryDrill', name, { ...args, ...made }, options);
+    if (!('application' in args)) {
+      super('tidemark:index:RecoveryDrill', name, { ...args, ...made }, options);
+      return;
+    }
+    const { application, ...rest } = args;
+    const { group, connections, protection } = application;
+    super(
+      'tidemark:index:RecoveryDrill',
+      name,
+      { ...rest, ...connections, group, ...made },
+      // Of what the update has made of the group, not of what it was.
+      pulumi.mergeOptions({ parent: application, dependsOn: [protection] }, options),
+    );
   }
 }

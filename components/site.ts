@@ -14,6 +14,8 @@ export interface SiteArgs {
   readonly connection?: Inputs<SiteConnection>;
   /** Hypervisor of the agent's configuration on which VMs run and come back. */
   readonly hypervisor?: string;
+  /** What would fail together, e.g. a region; for policy packs. */
+  readonly failureDomain?: string;
   /** Shows the agent an operator's certificate. Default: the stack's configuration. */
   readonly provider?: pulumi.ProviderResource;
   /** What must be there before anything is protected from or to it. */
@@ -25,6 +27,7 @@ export class Site extends pulumi.ComponentResource {
   readonly agent: string;
   readonly connection: Inputs<SiteConnection> | undefined;
   readonly hypervisor: string | undefined;
+  readonly failureDomain: string | undefined;
   readonly provider: pulumi.ProviderResource | undefined;
   readonly ready: readonly pulumi.Resource[];
 
@@ -34,6 +37,7 @@ export class Site extends pulumi.ComponentResource {
     this.agent = args.agent;
     this.connection = args.connection;
     this.hypervisor = args.hypervisor;
+    this.failureDomain = args.failureDomain;
     this.provider = args.provider;
     this.ready = args.ready ?? [];
     this.registerOutputs({ site: args.site, agent: args.agent });

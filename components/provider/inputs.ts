@@ -1,6 +1,7 @@
 /** Inputs of the resources and functions. What a group is made of are the agent's own schemas. */
 import { z } from 'zod';
 import { targetGroupSpecSchema } from '../../agent/src/service/group-spec.js';
+import { readinessSchema, siteRecoverySchema } from '../../agent/src/service/recovery-spec.js';
 import { nameSchema, secondsSchema } from '../../agent/src/service/scalars.js';
 import { parseSelector } from '../../agent/src/service/selector.js';
 import { transitions, type TransitionAction } from '../../agent/src/target/state-machine.js';
@@ -51,15 +52,85 @@ export const recoveryRequestSchema = z
       .boolean()
       .default(false)
       .describe('A failover goes on although no one confirmed that the source is stopped'),
+    shutdownSeconds: z
+      .number()
+      .min(1)
+      .max(7200)
+      .default(120)
+      .describe('Of a move: until a guest that was asked to shut down must be off'),
+    forceOff: z
+      .boolean()
+      .default(false)
+      .describe('Of a move: a guest that is not off in time is ended; without it all are started again'),
+    sourceStopped: z
+      .boolean()
+      .default(false)
+      .describe('Of a move: a person has stopped what writes to the disks that are not of VMs'),
+    discardSource: z
+      .boolean()
+      .default(false)
+      .describe('Of a reverse: VMs that still run at the old source are ended; without it that is a split'),
   })
   .describe('A transition: asked for by its request, run once; removing or reverting it does nothing');
 export type RecoveryRequest = z.infer<typeof recoveryRequestSchema>;
 
 const timeoutSeconds = z.number().min(1).max(86_400);
 
+export const homeSchema = z
+  .strictObject({
+    recovery: siteRecoverySchema
+      .optional()
+      .describe('Default: as at the target, with the networks the other way round and addresses kept'),
+    encryptionKeyFile: z
+      .string()
+      .max(4096)
+      .regex(/^\/[^\0]*$/, 'an absolute path')
+      .optional()
+      .describe('Key file on the host of that agent; needed when the policy encrypts'),
+  })
+  .describe('How VMs come back at the source, once the group is reversed');
+
+const hookKinds = [
+  ...(['fsfreeze', 'postgresql', 'mysql', 'mariadb', 'mongodb', 'oracle', 'sap-hana'] as const),
+  ...(['sqlserver', 'exchange', 'sharepoint', 'redis', 'command'] as const),
+] as const;
+
+export const hooksSchema = z
+  .strictObject({
+    vms: z
+      .array(
+        z.strictObject({
+          vm: z.string().min(1).max(256).describe('Name of the VM at the source'),
+          kind: z.enum(hookKinds).describe('What is quiesced in it'),
+          timeoutSeconds: z.number().min(1).max(600).default(30).describe('Until the hold is called off'),
+        }),
+      )
+      .min(1)
+      .max(256),
+    schedule: z
+      .strictObject({
+        cron: z
+          .string()
+          .regex(/^[\d*,/-]+( [\d*,/a-zA-Z-]+){4}$/, 'five fields: minute hour day month weekday')
+          .describe('When application checkpoints are taken'),
+        timeZone: z.string().refine(isTimeZone, 'a time zone, e.g. Europe/Berlin').default('UTC'),
+      })
+      .optional(),
+  })
+  .describe('How application checkpoints are made. Declared only: this version runs no hooks, and says so');
+
 export const protectionGroupSchema = z.strictObject({
   name: nameSchema.describe('Name of the group at its agents. Cannot change'),
   target: siteSchema.describe('The agent that holds the journal and recovers; the authority for the group'),
+  source: siteSchema
+    .optional()
+    .describe('The agent of the site where the application is at home: it holds the journal after a reverse'),
+  home: homeSchema.optional(),
+  hooks: hooksSchema.optional(),
+  labels: z
+    .record(z.string(), z.string().max(1024))
+    .optional()
+    .describe('For people and policy packs (class, databases, sourceFailureDomain, …); agents do not see them'),
   policy: targetGroupSpecSchema.describe('What is protected, how much history is kept, how VMs come back'),
   sourceSite: nameSchema
     .optional()
@@ -86,16 +157,31 @@ export type ProtectionGroupInputs = z.infer<typeof protectionGroupSchema>;
 
 export const recoveryDrillSchema = z.strictObject({
   target: siteSchema,
+  source: siteSchema.optional().describe('Of the group: asked when a reverse has turned it round'),
   group: nameSchema,
   request: requestSchema,
   checkpoint: selectorSchema,
   vms: z.array(z.string().min(1).max(256)).min(1).max(256).optional().describe('Default: all that the policy recovers'),
-  keepMinutes: z
+  checks: z
+    .array(
+      z.strictObject({
+        vm: z.string().min(1).max(256).describe('Name of the VM at the source'),
+        check: readinessSchema,
+      }),
+    )
+    .max(256)
+    .optional()
+    .describe('Besides the readiness of the policy'),
+  maxDurationMinutes: z
     .number()
-    .min(0)
+    .min(0.01)
     .max(10_080)
-    .default(0)
-    .describe('Minutes that the VMs stay after their checks; the agent ends them, with Pulumi gone'),
+    .default(120)
+    .describe('The agent tears the drill down after so long, whatever it is at, with Pulumi gone'),
+  keepRunning: z
+    .boolean()
+    .default(false)
+    .describe('The VMs stay after their checks, until maxDurationMinutes are over or the resource is deleted'),
   waitSeconds: timeoutSeconds.default(7200).describe('Seconds that an update waits for the checks'),
 });
 export type RecoveryDrillInputs = z.infer<typeof recoveryDrillSchema>;
@@ -120,6 +206,14 @@ const providerConfigShape = z.strictObject({
     .default(30)
     .describe('For connecting, and for each answer'),
 });
+/** Who makes appliances needs none of it; who asks agents needs all. */
+export const providerConfigSchema = providerConfigShape.superRefine((config, context) => {
+  const names = ['certificate', 'key', 'authority'] as const;
+  if (names.every((name) => config[name] === undefined)) return;
+  for (const name of names)
+    if (config[name] === undefined)
+      context.addIssue({ code: 'custom', path: [name], message: 'it is needed with the two others' });
+});
 export type ProviderConfig = z.infer<typeof providerConfigSchema>;
 
 const groupArguments = { target: siteSchema, group: nameSchema };
@@ -134,6 +228,15 @@ export const forecastArgumentsSchema = z.strictObject({
   checkpoint: selectorSchema,
 });
 
+function isTimeZone(name: string): boolean {
+  try {
+    new Intl.DateTimeFormat('en', { timeZone: name });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 function isSelector(text: string): boolean {
   try {
     parseSelector(text, 0);
@@ -142,11 +245,3 @@ function isSelector(text: string): boolean {
     return false;
   }
 }
-/** Who makes appliances needs none of it; who asks agents needs all. */
-export const providerConfigSchema = providerConfigShape.superRefine((config, context) => {
-  const names = ['certificate', 'key', 'authority'] as const;
-  if (names.every((name) => config[name] === undefined)) return;
-  for (const name of names)
-    if (config[name] === undefined)
-      context.addIssue({ code: 'custom', path: [name], message: 'it is needed with the two others' });
-});

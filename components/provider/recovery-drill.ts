@@ -5,6 +5,7 @@
 import { z } from 'zod';
 import { isTidemarkError, type AgentClient, type Operation } from '../agent-client.js';
 import { parseSelector } from '../../agent/src/service/selector.js';
+import { findAuthority } from './authority.js';
 import { isKnown } from './check.js';
 import { actionText } from './forecast-text.js';
 import { recoveryDrillSchema, type RecoveryDrillInputs } from './inputs.js';
@@ -14,7 +15,7 @@ import { failureText, operationId, progressText } from './transition.js';
 import { unknown, type Properties } from './values.js';
 
 const facts: Properties = {
-  ...{ result: unknown, checkpointUsed: unknown, evidence: unknown },
+  ...{ result: unknown, checkpointUsed: unknown, evidence: unknown, finishedAt: unknown },
   ...{ drivenBy: unknown, stale: unknown },
 };
 
@@ -22,6 +23,7 @@ const recoveryDrillOutputsSchema = z.object({
   result: z.string().describe('running, passed, failed or cancelled'),
   checkpointUsed: z.string().describe('The checkpoint that was booted'),
   evidence: z.string().describe('Operation id at the agent, with each check and its time'),
+  finishedAt: z.string().describe('ISO time; empty while it runs'),
   drivenBy: z.string(),
   stale: z.boolean().describe('The agent could not be asked; the rest is as it was'),
 });
@@ -59,12 +61,13 @@ export const recoveryDrill: ResourceKind = {
     if (given === undefined || !inputs.success)
       throw new Error(`A drill cannot be imported; declare it with a new request (${id}).`);
     try {
-      const client = call.sites.client(inputs.data.target);
+      const client = await clientOf(inputs.data, call);
       const operation = await client.operation(operationId(inputs.data.group, inputs.data.request));
       return { state: { id, outputs: { ...given, ...outcome(operation) } }, inputs: given };
     } catch (error) {
       // The agent forgets an old operation; what it proved then stays proved.
-      if (isTidemarkError(error, 'operation-unknown')) return { state: { id, outputs: before }, inputs: given };
+      if (isTidemarkError(error, 'operation-unknown') || isTidemarkError(error, 'group-unknown'))
+        return { state: { id, outputs: before }, inputs: given };
       if (!isUnreachable(error)) throw error;
       await call.tell.say('warning', `The last known state is shown: ${error.message} [${error.code}]`);
       return { state: { id, outputs: { ...before, stale: true } }, inputs: given };
@@ -72,10 +75,11 @@ export const recoveryDrill: ResourceKind = {
   },
 
   async delete(_id, before, call) {
-    const { target, group, request } = before as unknown as RecoveryDrillInputs;
+    const inputs = before as unknown as RecoveryDrillInputs;
+    const { group, request } = inputs;
     const drill = operationId(group, request);
-    const client = call.sites.client(target);
     try {
+      const client = await clientOf(inputs, call);
       await client.startOperation(`${drill}.stop`, { kind: 'drill-stop', group, arguments: { drill } });
       await client.waitOperation(`${drill}.stop`, () => undefined, call.signal);
     } catch (error) {
@@ -87,9 +91,9 @@ export const recoveryDrill: ResourceKind = {
 };
 
 async function foreseen(given: Properties, inputs: RecoveryDrillInputs, call: Call): Promise<Properties> {
-  const { group, request, checkpoint, vms, target } = inputs;
-  const client = call.sites.client(target);
+  const { group, request, checkpoint, vms } = inputs;
   try {
+    const client = await clientOf(inputs, call);
     const [{ site }, { action }] = await Promise.all([
       client.agent(),
       client.forecast(group, {
@@ -114,7 +118,7 @@ async function foreseen(given: Properties, inputs: RecoveryDrillInputs, call: Ca
 }
 
 async function perform(id: string, given: Properties, inputs: RecoveryDrillInputs, call: Call): Promise<Properties> {
-  const client = call.sites.client(inputs.target);
+  const client = await clientOf(inputs, call);
   const drill = operationId(inputs.group, inputs.request);
   await start(client, drill, inputs);
   const limit = AbortSignal.any([call.signal, AbortSignal.timeout(inputs.waitSeconds * 1000)]);
@@ -127,6 +131,11 @@ async function perform(id: string, given: Properties, inputs: RecoveryDrillInput
   }
   if (operation.state !== 'succeeded') throw new PartialFailure(state(), failureText(operation));
   return state().outputs;
+}
+
+/** The agent that holds the journal. */
+async function clientOf({ group, target, source }: RecoveryDrillInputs, call: Call): Promise<AgentClient> {
+  return (await findAuthority(call.sites, { name: group, target, source })).client;
 }
 
 async function start(client: AgentClient, drill: string, inputs: RecoveryDrillInputs): Promise<void> {
@@ -142,24 +151,27 @@ async function start(client: AgentClient, drill: string, inputs: RecoveryDrillIn
     group: inputs.group,
     arguments: {
       at: parseSelector(inputs.checkpoint, Date.now()),
-      keepMinutes: inputs.keepMinutes,
+      keepMinutes: inputs.keepRunning ? inputs.maxDurationMinutes : 0,
+      maxDurationMinutes: inputs.maxDurationMinutes,
+      ...(inputs.checks === undefined ? {} : { checks: inputs.checks }),
       ...(inputs.vms === undefined ? {} : { vms: inputs.vms }),
     },
   });
 }
 
-function outcome({ id, state, result, drivenBy }: Operation): Properties {
+function outcome({ id, state, result, drivenBy, finishedMs }: Operation): Properties {
   const results = { succeeded: 'passed', failed: 'failed', cancelled: 'cancelled', running: 'running' };
   const checkpoint = result?.['checkpoint'];
   return {
     result: results[state],
     checkpointUsed: typeof checkpoint === 'string' ? checkpoint : '',
     evidence: id,
+    finishedAt: finishedMs === null ? '' : new Date(finishedMs).toISOString(),
     drivenBy,
     stale: false,
   };
 }
 
-function pickFacts({ result, checkpointUsed, evidence, drivenBy, stale }: Properties): Properties {
-  return { result, checkpointUsed, evidence, drivenBy, stale };
+function pickFacts({ result, checkpointUsed, evidence, finishedAt, drivenBy, stale }: Properties): Properties {
+  return { result, checkpointUsed, evidence, finishedAt, drivenBy, stale };
 }

@@ -4,7 +4,7 @@ import { checkpointSchema } from '../../agent/src/service/checkpoint-schemas.js'
 import { recoverySpecSchema } from '../../agent/src/service/recovery-spec.js';
 import { historySchema, targetGroupSpecSchema } from '../../agent/src/service/group-spec.js';
 import type { FunctionKind } from './functions.js';
-import { providerConfigSchema, recoveryRequestSchema, siteSchema } from './inputs.js';
+import { homeSchema, hooksSchema, providerConfigSchema, recoveryRequestSchema, siteSchema } from './inputs.js';
 import { issuerSchema } from './appliance-inputs.js';
 import { sshHostSchema, thisMachineSchema } from '../appliance/open-host.js';
 import { sourceGroupSpecSchema } from '../../agent/src/config/schema-groups.js';
@@ -16,6 +16,8 @@ const typeNames = new Map<z.ZodType, string>([
   [targetGroupSpecSchema, 'GroupPolicy'],
   [historySchema, 'History'],
   [recoverySpecSchema, 'RecoverySettings'],
+  [hooksSchema, 'Hooks'],
+  [homeSchema, 'Home'],
   [recoveryRequestSchema, 'RecoveryRequest'],
   [checkpointSchema, 'Checkpoint'],
   [thisMachineSchema, 'ThisMachine'],

@@ -103,7 +103,7 @@ describe('configuration', () => {
       return reply.getFailuresList().map((failure) => failure.getProperty());
     };
     expect(await failuresOf({ key: 'b' })).toEqual(['certificate', 'authority']);
-    expect(await failuresOf({ key: 'b', colour: 'red' })).toEqual(['colour']);
+    expect(await failuresOf({ key: 'b', colour: 'red' })).toEqual(['colour', 'certificate', 'authority']);
     expect(await failuresOf({})).toEqual([]);
   });
 });
@@ -175,7 +175,10 @@ test('a preview with unknowns changes nothing and predicts nothing it cannot kno
 test('the schema names every resource, function and type once', async () => {
   const reply = await call<pb.GetSchemaRequest, pb.GetSchemaResponse>('getSchema', new messages.GetSchemaRequest());
   const schema = JSON.parse(reply.getSchema()) as Record<string, Record<string, unknown>>;
-  expect(Object.keys(schema['resources']!)).toEqual(['tidemark:index:ProtectionGroup', 'tidemark:index:RecoveryDrill']);
+  const names = ['ProtectionGroup', 'RecoveryDrill', 'CertificateAuthority', 'AgentEnrolment', 'TargetJournal'];
+  expect(Object.keys(schema['resources']!)).toEqual(
+    [...names, 'Appliance', 'SitePeering', 'SourceGroup'].map((name) => `tidemark:index:${name}`),
+  );
   expect(Object.keys(schema['functions']!)).toHaveLength(3);
   const references = new Set(reply.getSchema().match(/#\/types\/[\w:]+/g));
   for (const reference of references)
