@@ -12,7 +12,11 @@ import type {
 import type { hostSchema } from './appliance/open-host.js';
 import type { Args } from './resources.js';
 
-export type HostArgs = z.input<typeof hostSchema>;
+type SshHost = Extract<z.input<typeof hostSchema>, { kind: 'ssh' }>;
+/** The machine of an appliance; its private key best comes from a secret of the configuration. */
+export type HostArgs =
+  | Exclude<z.input<typeof hostSchema>, { kind: 'ssh' }>
+  | (Omit<SshHost, 'privateKey'> & { readonly privateKey?: pulumi.Input<string> });
 export type ApplianceSettings = NonNullable<z.input<typeof applianceSchema>['settings']>;
 export type Capture = z.input<typeof sourceGroupResourceSchema>['capture'];
 

@@ -29,6 +29,7 @@ system_packages=(
   mmdebstrap:mmdebstrap
   fio:fio
   openssl:openssl
+  sshd:openssh-server
 )
 
 building= # directory of an unfinished npm installation

@@ -3,12 +3,25 @@
  * new generation is whole on the host and its own executable has understood its configuration; then one rename, a restart,
  * and the new agent must answer as ready, or the old generation is put back.
  */
+import { setTimeout as pause } from 'node:timers/promises';
 import { isTidemarkError, TidemarkError } from '../agent-client.js';
 import type { Bundle } from './bundle.js';
 import type { Host } from './host.js';
 import { generationId, markerSchema, paths, type Generation, type Marker, type ServicePlace } from './layout.js';
 import { readFile, sh, upload, writeFile } from './scripts.js';
-import { isRunning, logTail, removeService, restartService, serviceKind } from './service.js';
+import {
+  isRunning,
+  logTail,
+  removeService,
+  restartService,
+  serviceKind,
+  startCount,
+  type ServiceKind,
+} from './service.js';
+
+const endingMs = 1000;
+/** The service manager starts an agent that ends again; so often, and it is not one that works. */
+const startsMax = 3;
 
 export interface Installation {
   readonly place: ServicePlace;
@@ -16,7 +29,9 @@ export interface Installation {
   readonly bundle: Bundle;
   readonly generation: Generation;
   /** Resolves when the agent that was started last answers as ready. */
-  readonly ready: () => Promise<void>;
+  readonly ready: (signal: AbortSignal) => Promise<void>;
+  /** Aborts when nobody waits any more. */
+  readonly signal: AbortSignal;
   readonly tell: (text: string) => void;
 }
 
@@ -50,22 +65,24 @@ export async function install(host: Host, installation: Installation): Promise<b
   const id = generationId(generation);
   if (before?.marker.owner !== marker.owner) await writeFile(host, at.marker, `${JSON.stringify(marker)}\n`, '0600');
   if (before?.generation === id && before.running) {
-    await installation.ready();
+    await installation.ready(installation.signal);
     return false;
   }
   tell('copying the agent');
   await upload(host, at.bundle(bundle.sha256), bundle.sha256, () => bundle.open());
   tell('writing its configuration');
   await writeGeneration(host, directory, id, generation);
-  const mkdir = 'umask 077; mkdir -p "$1" "$2" && chmod 0700 "$1" "$2"';
-  await sh(host, 'making directories', mkdir, [place.dataDirectory, at.sockets]);
+  // Never an empty directory in place of a journal that is not mounted.
+  const mkdir = `umask 077; if [ -n "$3" ]; then sh "$3.mount" "$3" || exit; fi
+    mkdir -p "$1" "$2" && chmod 0700 "$1" "$2"`;
+  await sh(host, 'making directories', mkdir, [place.dataDirectory, at.sockets, place.mountPoint]);
   const check = '"$1/tidemark" config check "$1/agent.yaml"';
   await sh(host, 'checking the configuration', check, [at.generation(id)]);
   tell('starting the agent');
   await point(host, at.current, id);
   try {
     await restartService(host, kind, place);
-    await installation.ready();
+    await readyOrEnding(host, kind, installation);
   } catch (error) {
     const tail = await logTail(host, kind, directory, place.agent).catch(() => '');
     await goBack(host, installation, before?.generation ?? '');
@@ -82,7 +99,7 @@ export async function uninstall(host: Host, place: ServicePlace, data: 'keep' | 
   await removeService(host, await serviceKind(host), directory, agent);
   // The marker goes last: until then the removal can be asked for again.
   const script = `rm -rf "$1/bundles" "$1/generations" "$1/nbd" "$1/current" "$1/previous" "$1/service" &&
-    rm -f "$1"/service.pid "$1"/agent.pid "$1"/agent.log "$1"/agent.log.1 || exit
+    rm -f "$1"/service.pid "$1"/service.starts "$1"/agent.pid "$1"/agent.log "$1"/agent.log.1 || exit
     if [ "$2" = remove ]; then rm -rf "$1/data" || exit; fi
     rm -f "$1/appliance.json" && { rmdir "$1" 2>/dev/null; true; }`;
   await sh(host, 'removing the appliance', script, [directory, data]);
@@ -105,13 +122,31 @@ async function point(host: Host, link: string, id: string): Promise<void> {
   await sh(host, `pointing ${link}`, script, [link, id]);
 }
 
-async function goBack(host: Host, { place, ready, tell }: Installation, generation: string): Promise<void> {
+async function goBack(host: Host, { place, ready, signal, tell }: Installation, generation: string): Promise<void> {
   const kind = await serviceKind(host);
   if (generation === '') return removeService(host, kind, place.directory, place.agent);
   tell('back to the agent that was there');
   await point(host, paths(place.directory).current, generation);
   await restartService(host, kind, place);
-  await ready();
+  await ready(signal);
+}
+
+/** An agent that ends again and again is not waited for. */
+async function readyOrEnding(host: Host, kind: ServiceKind, { place, ready, signal }: Installation): Promise<void> {
+  const settled = new AbortController();
+  const both = AbortSignal.any([settled.signal, signal]);
+  const ending = async (): Promise<never> => {
+    for (;;) {
+      await pause(endingMs, undefined, { signal: both });
+      if ((await startCount(host, kind, place.directory, place.agent)) >= startsMax)
+        throw new TidemarkError('host-failed', 'It ends again and again.');
+    }
+  };
+  try {
+    await Promise.race([ready(both), ending()]);
+  } finally {
+    settled.abort();
+  }
 }
 
 function refused(error: unknown, before: Found | undefined, tail: string): unknown {

@@ -5,6 +5,7 @@
 import type { Host } from './host.js';
 import { paths, type ServicePlace } from './layout.js';
 import { sh, writeFile } from './scripts.js';
+import { supervisorScript } from './supervisor.js';
 import { unitText } from './unit.js';
 
 export type ServiceKind = 'systemd' | 'process';
@@ -31,7 +32,7 @@ export async function restartService(host: Host, kind: ServiceKind, place: Servi
     return;
   }
   await stopProcess(host, directory);
-  await writeFile(host, paths(directory).service, supervisor, '0700');
+  await writeFile(host, paths(directory).service, supervisorScript, '0700');
   // A session of its own: neither the end of the login nor a signal to Pulumi's group ends it.
   const script = 'cd / && setsid sh "$1/service" "$1" "$2" </dev/null >/dev/null 2>&1 &';
   await sh(host, 'starting the service', script, [directory, place.mountPoint]);
@@ -47,6 +48,12 @@ export async function removeService(host: Host, kind: ServiceKind, directory: st
 export async function isRunning(host: Host, kind: ServiceKind, directory: string, agent: string): Promise<boolean> {
   const script = kind === 'systemd' ? 'systemctl is-active --quiet "$2"' : `${findSupervisor}; [ -n "$pid" ]`;
   return (await host.run(script, [directory, unitOf(agent)])).code === 0;
+}
+
+/** How often the agent was started since the service was; it ends by itself when that grows. */
+export async function startCount(host: Host, kind: ServiceKind, directory: string, agent: string): Promise<number> {
+  const script = kind === 'systemd' ? 'systemctl show -P NRestarts "$2"' : 'cat "$1/service.starts"';
+  return Number((await host.run(script, [directory, unitOf(agent)])).stdout.trim()) || 0;
 }
 
 /** Its last lines, for an error. */
@@ -70,29 +77,3 @@ async function stopProcess(host: Host, directory: string): Promise<void> {
     kill -KILL "$pid" $agent 2>/dev/null; rm -f "$1/service.pid"`;
   await sh(host, 'stopping the service', script, [directory], { timeoutMs: stopMs });
 }
-
-/** \`service DIRECTORY MOUNTPOINT\` */
-const supervisor = `#!/bin/sh
-# Keeps the Tidemark agent of this directory running. TERM ends both; HUP reloads the agent.
-dir=$1
-mount=$2
-stopping=
-child=
-echo $$ >"$dir/service.pid"
-trap 'stopping=1; [ -n "$child" ] && kill -TERM "$child" 2>/dev/null' TERM INT
-trap '[ -n "$child" ] && kill -HUP "$child" 2>/dev/null' HUP
-while [ -z "$stopping" ]; do
-  if [ -n "$mount" ] && ! mountpoint -q "$mount"; then
-    sh "$mount.mount" "$mount" >>"$dir/agent.log" 2>&1 || { sleep 5 & wait $!; continue; }
-  fi
-  [ "$(stat -c %s "$dir/agent.log" 2>/dev/null || echo 0)" -lt 16777216 ] || mv -f "$dir/agent.log" "$dir/agent.log.1"
-  "$dir/current/tidemark" agent run --config "$dir/current/agent.yaml" >>"$dir/agent.log" 2>&1 &
-  child=$!
-  echo "$child" >"$dir/agent.pid"
-  [ -z "$stopping" ] || kill -TERM "$child" 2>/dev/null
-  while kill -0 "$child" 2>/dev/null; do wait "$child"; done
-  child=
-  [ -n "$stopping" ] || { sleep 1 & wait $!; }
-done
-rm -f "$dir/service.pid" "$dir/agent.pid"
-`;

@@ -142,9 +142,9 @@ async function put(
   try {
     let version = '';
     const generation = generationOf(inputs, bundle.sha256);
-    const ready = async (): Promise<void> => void (version = await probe.ready(call.signal));
+    const ready = async (signal: AbortSignal): Promise<void> => void (version = await probe.ready(signal));
     await install(host, {
-      ...{ place, marker, bundle, generation, ready },
+      ...{ place, marker, bundle, generation, ready, signal: call.signal },
       tell: (text) => call.tell.status(text),
     });
     return { ...given, ...plannedFacts(inputs), version, bundleSha256: bundle.sha256, owner, stale: false };

@@ -14,9 +14,9 @@ export async function applianceBundle(lab: Laboratory, mark: string): Promise<st
   return file;
 }
 
-/** Ends what runs of the appliances below the directory, by the ids that they wrote and only if they are theirs. */
+/** Ends what runs of the appliances in the directory and those in it, by the ids that they wrote, only if they are theirs. */
 export function endAppliances(directory: string): void {
-  for (const name of readdirSync(directory))
+  for (const name of ['', ...readdirSync(directory)])
     for (const file of ['service.pid', 'agent.pid']) {
       const pid = Number(textOf(join(directory, name, file)));
       if (pid > 1 && textOf(`/proc/${pid}/cmdline`).includes(join(directory, name))) kill(pid);
