@@ -105,14 +105,12 @@ async function refuseTransition(
   if (recovery === undefined) return;
   const clients = [known?.client ?? call.sites.client(target), known?.other];
   if ((await findRun(clients, name, recovery)) !== undefined) return;
-  refuseUnheard(name, recovery);
+  throw new Error(unheardText(name, recovery));
 }
 
-/** A request that no agent knows, of a stack that has not seen the group before. */
-export function refuseUnheard(name: string, { request, action }: { request: string; action: string }): never {
-  throw new Error(
-    `recovery: the request ${request} is not in the operation log of ${name}, and this stack has only just taken the group over: no ${action} is run. Remove it, run the update, then ask for it.`,
-  );
+/** Of a request that no agent knows, in a stack that has not seen the group before. */
+export function unheardText(name: string, { request, action }: { request: string; action: string }): string {
+  return `recovery: the request ${request} is not in the operation log of ${name}, and this stack has only just taken the group over: no ${action} is run. Remove it, run the update, then ask for it.`;
 }
 
 async function waitUntil(inputs: ProtectionGroupInputs, call: Call): Promise<void> {

@@ -6,7 +6,7 @@ import { transitions } from '../../agent/src/target/state-machine.js';
 import { isTidemarkError, TidemarkError, type GroupStatus } from '../agent-client.js';
 import { refuseUnnamed } from './authority.js';
 import { policyText } from './forecast-text.js';
-import { refuseUnheard } from './group-create.js';
+import { unheardText } from './group-create.js';
 import {
   addressesAt,
   groupOutputs,
@@ -25,8 +25,8 @@ import { unknown, type Properties } from './values.js';
 export async function updateGroup(id: string, before: Properties, given: Properties, call: Call): Promise<Properties> {
   const inputs = protectionGroupSchema.parse(given);
   const { name, recovery } = inputs;
-  const restored = before['state'] === 'retired' && (await restore(inputs, call));
-  if (restored === 'planned') return { ...given, ...unknownFacts };
+  const wasRetired = before['state'] === 'retired';
+  if (wasRetired && (await restore(inputs, call)) === 'planned') return { ...given, ...unknownFacts };
   const facts = await readFacts(call.sites, inputs);
   refuseUnnamed(facts);
   const { client, other, site, reversed } = facts;
@@ -34,10 +34,15 @@ export async function updateGroup(id: string, before: Properties, given: Propert
   // A request that named another action is refused, also one that has run.
   const found = recovery === undefined ? undefined : await findRun([client, other], name, recovery);
   const known = asked === undefined ? undefined : found;
-  if (asked !== undefined && known === undefined && (before['imported'] === true || restored === 'done'))
-    refuseUnheard(name, asked);
-  // What an interrupted update of ours did is not somebody else's change.
-  if (restored !== 'done' && (known === undefined || facts.last?.id !== known.id)) refuseStale(before, facts);
+  if (asked !== undefined && known === undefined && (before['imported'] === true || wasRetired)) {
+    const reason = unheardText(name, asked);
+    if (call.preview || !wasRetired) throw new Error(reason);
+    // It is back, whatever comes of the request.
+    const outputs = { ...groupOutputs(inputs, given, facts, before), imported: true };
+    throw new PartialFailure({ id, outputs }, reason);
+  }
+  // What an interrupted update of ours did is not somebody else's change; of a retired group nothing was known.
+  if (!wasRetired && (known === undefined || facts.last?.id !== known.id)) refuseStale(before, facts);
   const declaration = await planDeclaration(facts, inputs, given, before, call.urn);
   const pending: Transition | undefined =
     asked === undefined || (known !== undefined && known.state !== 'running')
@@ -100,14 +105,14 @@ async function settle(inputs: ProtectionGroupInputs, given: Properties, before: 
   if (declaration.needed) await declare(facts, declaration, before);
 }
 
-/** Of a group that was removed and is kept. `false`: somebody has taken it back already. */
+/** Of a group that was removed and is kept; it is no error that somebody has taken it back already. */
 async function restore(
   { name, target }: ProtectionGroupInputs,
   { sites, tell, preview }: Call,
-): Promise<'planned' | 'done' | false> {
+): Promise<'planned' | 'done'> {
   const client = sites.client(target);
   const kept = (await client.retiredGroups()).find((group) => group.name === name);
-  if (kept === undefined) return false;
+  if (kept === undefined) return 'done';
   if (preview) {
     const until = new Date(kept.untilMs).toISOString();
     await tell.say('info', `takes ${name} back with its history; it would be deleted on ${until}`);
@@ -115,11 +120,10 @@ async function restore(
   }
   try {
     await client.restoreGroup(name, { untilMs: kept.untilMs });
-    return 'done';
   } catch (error) {
-    if (isTidemarkError(error, 'group-exists')) return false;
-    throw error;
+    if (!isTidemarkError(error, 'group-exists')) throw error;
   }
+  return 'done';
 }
 
 /** Somebody else moved the group or changed its policy since the state was written. */

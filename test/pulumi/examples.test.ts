@@ -41,6 +41,47 @@ describePulumi('examples', () => {
     await ok(project.destroy());
   }, 300_000);
 
+  test('failover in CI: the script of the jobs previews, fails over once, and rolls back', async () => {
+    const { name: _name, plugins: _plugins, ...program } = projectFile('examples', 'failover-in-ci');
+    const folder = join(repositoryRoot(), 'examples', 'failover-in-ci');
+    const project = await openProject(rig.lab, 'ci', { ...program, main: folder });
+    const settings = { sourceAgent: 'source', targetAgent: 'target', diskSize: '8MiB' };
+    const all = { ...settings, targetApi: `https://${rig.target.addresses.api}` };
+    for (const [name, value] of Object.entries(all)) await project.config(`failover-in-ci:${name}`, value);
+    await ok(project.up());
+    await rig.source.start();
+    await rig.waitProtecting();
+    const files = { GITHUB_OUTPUT: rig.lab.path('ci-output'), GITHUB_STEP_SUMMARY: rig.lab.path('ci-summary') };
+    const job = (step: string, REQUEST: string, ACTION: string): Promise<string> =>
+      project.script(join(folder, 'transition.sh'), [step], {
+        ...{ ...files, STACK: 'dev', REQUEST, ACTION },
+        ...(ACTION === 'failover' ? { SOURCE_MAY_BE_ALIVE: 'true', MAX_DATA_LOSS: '600' } : {}),
+      });
+    await job('preview', 'run-7', 'failover');
+    expect(readFileSync(files.GITHUB_STEP_SUMMARY, 'utf8')).toMatch(
+      /### failover of dev \(run-7\)[^]*data lost: the last/,
+    );
+    for (let count = 0; count < 2; count++) await job('up', 'run-7', 'failover');
+    expect(readFileSync(files.GITHUB_OUTPUT, 'utf8')).toContain('activeSite=site-target\nstate=failed-over\n');
+    const { operations } = await rig.target.client.operations({ group: 'shop', kind: 'failover' });
+    expect(operations.map(({ id }) => id)).toEqual(['shop:run-7']);
+    await job('up', 'run-8', 'rollback');
+    expect(await project.outputs()).toMatchObject({ activeSite: 'amsterdam', lastOperation: 'shop:run-8' });
+    await ok(project.destroy());
+  }, 300_000);
+
+  test('the workflow runs that script', () => {
+    const workflow = readFileSync(
+      join(repositoryRoot(), 'examples', 'failover-in-ci', '.github', 'workflows', 'transition.yaml'),
+      'utf8',
+    );
+    const { jobs } = parse(workflow) as { jobs: Record<string, { steps: { run?: string }[] }> };
+    expect(Object.entries(jobs).map(([name, { steps }]) => [name, steps[1]?.run])).toEqual([
+      ['preview', './transition.sh preview'],
+      ['up', './transition.sh up'],
+    ]);
+  });
+
   test('other languages get the schema by the CLI', async () => {
     const project = await openProject(rig.lab, 'schema', { runtime: 'yaml' });
     const text = await project.run('package', 'get-schema', join(providerDirectory(), 'pulumi-resource-tidemark'));

@@ -1,8 +1,6 @@
 /** A protection group by YAML programs, the real CLI and real agents: declared, changed, failed over, given up. */
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
-import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import type { OperationRequest } from '../../agent/src/service/operation-schemas.js';
 import { pulumiTools, toolsTimeoutMs, describePulumi, type CommandResult } from '../support/pulumi-project.js';
 import { waitFor } from '../support/wait.js';
 import { openProject, policy, startDisksRig, type DisksRig, type Program } from './disks-rig.js';
@@ -42,13 +40,6 @@ describePulumi('a protection group by configuration', () => {
     const { code, output } = await result;
     for (const text of texts) expect(output).toContain(text);
     expect(code).not.toBe(0);
-  }
-
-  async function byHand(id: string, kind: 'failover' | 'rollback'): Promise<void> {
-    const args = kind === 'failover' ? { at: { by: 'latest' }, sourceMayBeAlive: true } : {};
-    await rig.target.client.startOperation(id, { kind, group: 'shop', arguments: args } as OperationRequest);
-    const done = await rig.target.client.waitOperation(id, () => undefined, AbortSignal.timeout(60_000));
-    expect(done.state).toBe('succeeded');
   }
 
   test('up protects; a second up, a preview and a refresh change nothing', async () => {
@@ -142,41 +133,14 @@ describePulumi('a protection group by configuration', () => {
 
     test('more loss than allowed, another site, and a living source are refused in the preview', async () => {
       declare({ recovery: { request: 'r4', action: 'failover', to: 'mars', sourceMayBeAlive: true } });
-      await fails(rig.project.preview(), 'recovery.to: shop goes to site-target');
+      await fails(rig.project.preview(), 'recovery.to: a failover of shop goes to site-target');
       declare({ recovery: { request: 'r4', action: 'failover', maxDataLossSeconds: 0, sourceMayBeAlive: true } });
       await fails(rig.project.preview(), 'more than maxDataLossSeconds 0');
+      await fails(rig.project.up('--skip-preview'), 'more than maxDataLossSeconds 0; nothing was changed');
+      expect(await rig.target.client.group('shop')).toMatchObject({ state: 'protecting', epoch: { epoch: 3 } });
       declare({ recovery: { request: 'r4', action: 'failover' } });
       await fails(rig.project.preview(), 'is connected: stop it, or say that it may be alive');
       declare();
-    }, 300_000);
-  });
-
-  describe('changed outside, by the command line', () => {
-    test('nothing is undone: up alone, up with another change, refresh then up', async () => {
-      const { project } = rig;
-      await rig.waitProtecting();
-      await byHand('by-hand', 'failover');
-      const there = await epoch();
-      declare();
-      await succeeds(project.up('--expect-no-changes'));
-      declare({ policy: policy({ checkpointIntervalSeconds: 2 }) });
-      await fails(project.preview(), 'stale-epoch', '(by-hand by operator)');
-      await fails(project.up('--skip-preview'), 'stale-epoch');
-      expect(await epoch()).toBe(there);
-      declare();
-      await succeeds(project.refresh());
-      expect(await group()).toMatchObject({
-        ...atTarget,
-        epoch: there,
-        lastOperation: 'by-hand',
-        drivenBy: 'operator',
-      });
-      await succeeds(project.up('--expect-no-changes'));
-      expect(await project.outputs()).toMatchObject({ ...atTarget, epoch: there });
-      expect(await epoch()).toBe(there);
-      await byHand('by-hand-back', 'rollback');
-      await succeeds(project.refresh());
-      expect(await group()).toMatchObject({ ...atSource, epoch: there + 1 });
     }, 300_000);
   });
 
@@ -198,8 +162,13 @@ describePulumi('a protection group by configuration', () => {
       expect(await oldest()).toBe(before);
       expect(await rig.target.client.operation('shop:r1')).toMatchObject({ state: 'succeeded' });
       await succeeds(project.preview('--expect-no-changes'));
-      declare({}, { options: { aliases: [{ name: 'web' }] } });
-      await succeeds(project.up());
+      const pki = (file: string): string => join(rig.lab.pkiDirectory, file);
+      const files = { certificate: pki('operator.crt'), key: pki('operator.key'), authority: pki('ca.crt') };
+      const other = { type: 'pulumi:providers:tidemark', properties: { ...files, timeoutSeconds: 20 } };
+      const options = { aliases: [{ name: 'web' }], provider: '${other}' };
+      declare({}, { options, resources: { other } });
+      expect(await succeeds(project.up())).not.toContain('replace');
+      expect(await oldest()).toBe(before);
       expect(await epoch()).toBeGreaterThan(1);
     }, 300_000);
 
@@ -234,18 +203,52 @@ describePulumi('a protection group by configuration', () => {
       expect(await group()).toMatchObject({ stale: false });
     }, 300_000);
 
-    test('destroy is refused while a view is live; then it retires the group and keeps its history', async () => {
-      const { project, target } = rig;
-      declare(failover('r9'));
+    test('the source is dead: failover, commit, destroy; refused while a view is live', async () => {
+      const { project, source } = rig;
+      declare();
+      await succeeds(project.up());
+      await source.kill();
+      await succeeds(project.preview('--expect-no-changes'));
+      declare({ recovery: { request: 'r9', action: 'failover' } });
+      await succeeds(project.preview(), 'data lost: the last');
       await succeeds(project.up());
       await fails(project.destroy(), 'runs a live view');
-      declare({ recovery: { request: 'r10', action: 'rollback' } });
+      declare({ recovery: { request: 'r10', action: 'commit' } });
       await succeeds(project.up());
+      expect(await project.outputs()).toMatchObject({ activeSite: 'site-target', state: 'committed' });
       await succeeds(project.destroy());
+    }, 300_000);
+
+    test('a removed group is kept, and comes back by import with its history and its operations', async () => {
+      const { project, target } = rig;
+      const kept = async (): Promise<number[]> => (await target.client.retiredGroups()).map(({ untilMs }) => untilMs);
       expect(await target.client.groups()).toEqual([]);
-      const [retired] = readdirSync(join(target.dataDirectory, 'groups', '.retired'));
-      expect(retired).toMatch(/^\d+-shop$/);
-      expect(Number.parseInt(retired!, 10) - Date.now()).toBeGreaterThan(6.9 * 86_400_000);
+      const [untilMs] = await kept();
+      expect(untilMs! - Date.now()).toBeGreaterThan(6.9 * 86_400_000);
+      declare();
+      await succeeds(project.preview(), '`pulumi import` takes it back with its history');
+      const id = `https://${target.addresses.api}/shop`;
+      const flags = ['--yes', '--protect=false', '--generate-code=false'];
+      await succeeds(project.try('import', ...flags, 'tidemark:index:ProtectionGroup', 'shop', id));
+      expect([await group(), await target.client.groups()]).toMatchObject([{ state: 'retired' }, []]);
+      declare(failover('unheard-of'));
+      await fails(project.up('--skip-preview'), 'has only just taken the group over');
+      expect(await group()).toMatchObject({ state: 'committed', imported: true });
+      declare(failover('r1'));
+      await succeeds(project.up());
+      expect(await project.outputs()).toMatchObject({ activeSite: 'site-target', state: 'committed' });
+      expect(await target.client.operation('shop:r1')).toMatchObject({ state: 'succeeded' });
+      expect(await kept()).toEqual([]);
+      await succeeds(project.preview('--expect-no-changes'));
+
+      // Removed by hand it is no reason to begin anew; and forceDestroy counts only when an update has applied it.
+      await target.client.removeGroup('shop');
+      await succeeds(project.refresh());
+      declare({ ...failover('r1'), forceDestroy: true });
+      await succeeds(project.up());
+      expect((await target.client.group('shop')).state).toBe('committed');
+      await succeeds(project.destroy());
+      expect((await kept()).every((ms) => ms <= Date.now())).toBe(true);
     }, 300_000);
   });
 });

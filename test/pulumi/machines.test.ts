@@ -8,6 +8,7 @@ import {
   type CommandResult,
   type PulumiProject,
 } from '../support/pulumi-project.js';
+import { waitFor } from '../support/wait.js';
 import { openProject } from './disks-rig.js';
 
 let rig: RecoveryRig;
@@ -71,6 +72,12 @@ describePulumi('VMs by configuration', () => {
     },
   });
 
+  const kept = { keepRunning: true, maxDurationMinutes: 0.2 };
+
+  async function saved(): Promise<Readonly<Record<string, unknown>> | undefined> {
+    return (await project.resources()).find(({ type }) => type === 'tidemark:index:RecoveryDrill')?.outputs;
+  }
+
   test('an existing group is taken over by import, with its policy', async () => {
     const id = `https://${rig.target.addresses.api}/shop`;
     await ok(
@@ -94,21 +101,46 @@ describePulumi('VMs by configuration', () => {
     declare({}, drill('monday'));
     expect(await ok(project.preview())).toContain('wave 1: count');
     await ok(project.up());
-    const found = (await project.resources()).find(({ type }) => type === 'tidemark:index:RecoveryDrill');
-    expect(found?.outputs).toMatchObject({ result: 'passed', evidence: 'shop:monday' });
+    expect(await saved()).toMatchObject({ result: 'passed', evidence: 'shop:monday' });
     expect(await rig.libvirt.list('--all')).toEqual([]);
     await ok(project.up('--expect-no-changes'));
     const { operations } = await rig.target.client.operations({ kind: 'drill' });
     expect(operations.map(({ id }) => id)).toEqual(['shop:monday']);
   }, 300_000);
 
+  test('a check that fails: the update fails when all is torn down, its state saved; it runs again for a new request only', async () => {
+    const checks = [{ vm: 'count', check: { kind: 'guest-agent', timeoutSeconds: 1 } }];
+    declare({}, drill('tuesday', { checks }));
+    for (let count = 0; count < 2; count++) {
+      const { code, output } = await project.up('--skip-preview');
+      expect(output).toContain('vm-not-ready');
+      expect(code).not.toBe(0);
+    }
+    expect(await saved()).toMatchObject({ result: 'failed', evidence: 'shop:tuesday' });
+    expect(await rig.libvirt.list('--all')).toEqual([]);
+    const { operations } = await rig.target.client.operations({ kind: 'drill' });
+    expect(operations.map(({ id }) => id)).toEqual(['shop:tuesday', 'shop:monday']);
+  }, 300_000);
+
+  test('kept running, it ends by the timer of the agent with Pulumi gone, and stays passed', async () => {
+    declare({}, drill('wednesday', kept));
+    await ok(project.up());
+    expect(await rig.libvirt.list()).toHaveLength(1);
+    await waitFor('the drill is gone', async () => (await rig.libvirt.list('--all')).length === 0, {
+      timeoutMs: 40_000,
+      everyMs: 200,
+    });
+    await ok(project.refresh('--expect-no-changes'));
+    expect(await saved()).toMatchObject({ result: 'passed', evidence: 'shop:wednesday' });
+  }, 300_000);
+
   test('a failover boots the VM, and the addresses of the stack follow; rolled back, they return', async () => {
     const live = { addresses: ['198.51.100.7/24'] };
-    declare({}, drill('monday'), recovered(live));
+    declare({}, drill('wednesday', kept), recovered(live));
     await ok(project.up());
     declare(
       { recovery: { request: 'fire', action: 'failover', sourceMayBeAlive: true } },
-      drill('monday'),
+      drill('wednesday', kept),
       recovered(live),
     );
     const preview = await ok(project.preview());
@@ -117,14 +149,14 @@ describePulumi('VMs by configuration', () => {
     expect(preview).toMatch(/ready after about \d/);
     expect(preview).toMatch(/ip\s*: "192.0.2.10" => "198.51.100.7"/);
     // No guest agent could set that address here: the VM keeps its own.
-    declare({}, drill('monday'));
+    declare({}, drill('wednesday', kept));
     await ok(project.up());
-    declare({ recovery: { request: 'fire', action: 'failover', sourceMayBeAlive: true } }, drill('monday'));
+    declare({ recovery: { request: 'fire', action: 'failover', sourceMayBeAlive: true } }, drill('wednesday', kept));
     await ok(project.up());
     expect(await project.outputs()).toEqual({ site: 'site-target', ip: '192.0.2.10' });
     expect(await rig.libvirt.list()).toEqual(['count']);
     await ok(project.refresh('--expect-no-changes'));
-    declare({ recovery: { request: 'calm', action: 'rollback' } }, drill('monday'));
+    declare({ recovery: { request: 'calm', action: 'rollback' } }, drill('wednesday', kept));
     await ok(project.up());
     expect(await project.outputs()).toMatchObject({ site: 'berlin' });
     expect(await rig.libvirt.list('--all')).toEqual([]);

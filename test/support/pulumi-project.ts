@@ -1,6 +1,6 @@
 /** A Pulumi project in a directory of its own with a file backend, driven by the real CLI. */
 import { describe } from '@jest/globals';
-import { spawn, spawnSync, execFileSync } from 'node:child_process';
+import { execFile, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { repositoryRoot } from './paths.js';
@@ -139,6 +139,17 @@ export class PulumiProject {
     const { code, output } = await this.try(...args);
     if (code !== 0) throw new Error(`pulumi ${args.join(' ')} ended with ${code}:\n${output}`);
     return output;
+  }
+
+  /** A script that calls `pulumi` in the project's directory; its output, throws when it does not end with 0. */
+  script(file: string, args: readonly string[], env: Readonly<Record<string, string>>): Promise<string> {
+    const options = { cwd: this.directory, env: { ...this.#env, ...env }, timeout: defaultTimeoutMs };
+    return new Promise((resolve, reject) =>
+      execFile(file, args, options, (error, stdout, stderr) => {
+        if (error === null) resolve(stdout + stderr);
+        else reject(new Error(`${file} ${args.join(' ')} ended with ${error.code}:\n${stdout}${stderr}`));
+      }),
+    );
   }
 
   try(...args: string[]): Promise<CommandResult> {
