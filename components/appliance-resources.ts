@@ -68,7 +68,7 @@ export class TargetJournal extends pulumi.CustomResource {
 
   constructor(name: string, args: Args<z.input<typeof targetJournalSchema>>, options?: pulumi.CustomResourceOptions) {
     const made = { dataDirectory: undefined, mountPoint: undefined, owner: undefined };
-    super('tidemark:index:TargetJournal', name, { ...args, ...made }, options);
+    super('tidemark:index:TargetJournal', name, { ...args, host: withSecretLogin(args.host), ...made }, options);
   }
 }
 
@@ -88,7 +88,8 @@ export class Appliance extends pulumi.CustomResource {
       ...{ api: undefined, stream: undefined, version: undefined, bundleSha256: undefined },
       ...{ owner: undefined, stale: undefined },
     };
-    super('tidemark:index:Appliance', name, { ...args, key: pulumi.secret(args.key), ...made }, options);
+    const secrets = { host: withSecretLogin(args.host), key: pulumi.secret(args.key) };
+    super('tidemark:index:Appliance', name, { ...args, ...secrets, ...made }, options);
   }
 }
 
@@ -113,6 +114,13 @@ export class SourceGroup extends pulumi.CustomResource {
     const made = { policyRevision: undefined, owner: undefined, stale: undefined };
     super('tidemark:index:SourceGroup', name, { ...args, ...made }, options);
   }
+}
+
+/** The key that a host is logged in with is secret however it was given. */
+function withSecretLogin<Host>(host: Host): Host {
+  if (typeof host !== 'object' || host === null || pulumi.Output.isInstance(host) || !('privateKey' in host))
+    return host;
+  return { ...host, privateKey: pulumi.secret(host.privateKey) };
 }
 
 const madePair = { certificate: undefined, key: undefined, expires: undefined };

@@ -64,12 +64,13 @@ export class ReplicationAppliance extends pulumi.ComponentResource {
       name,
       {
         ...settings,
-        ...{ host: withSecretKey(host), agent: this.agent, directory: directoryOf(name, args) },
+        ...{ host, agent: this.agent, directory: directoryOf(name, args) },
         ...{ certificate: enrolment.certificate, key: enrolment.key, authority: authority.issuer.certificate },
         operators: [authority.operator],
         ...(journal === undefined ? {} : { dataDirectory: journal.dataDirectory, mountPoint: journal.mountPoint }),
       },
-      parent,
+      // One after the other: an agent that stops to be upgraded sends what it has to a peer that is there.
+      { ...parent, dependsOn: peers.map(({ appliance }) => appliance) },
     );
     const peerings = peers.map(
       (peer) =>
@@ -102,9 +103,4 @@ function directoryOf(name: string, { directory, host }: ReplicationApplianceArgs
   if (directory !== undefined) return directory;
   if (host.kind === 'ssh') return '/opt/tidemark';
   throw new Error(`${name}: directory: an appliance on this machine needs one`);
-}
-
-function withSecretKey(host: HostArgs) {
-  if (host.kind !== 'ssh' || host.privateKey === undefined) return host;
-  return { ...host, privateKey: pulumi.secret(host.privateKey) };
 }
