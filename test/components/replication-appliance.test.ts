@@ -67,7 +67,7 @@ test('two appliances, their peering, and an application that says what its sourc
   await value(shop.state);
   await value(shop.capture!.policyRevision);
 
-  targetJournalSchema.parse(inputsOf('TargetJournal', 'journal'));
+  targetJournalSchema.parse(plain(inputsOf('TargetJournal', 'journal')));
   const appliance = applianceSchema.parse(plain(inputsOf('Appliance', 'far')));
   expect(appliance).toMatchObject({
     ...{ agent: 'far', site: 'frankfurt', directory: '/opt/tidemark', dataDirectory: '/srv/j/data' },
