@@ -133,7 +133,7 @@ describe('retreat', () => {
     const rig = await synced(9, { bounds });
     rig.target.paused = true;
     await churn(rig, 1, 128 * KiB);
-    for (let count = 0; count < 5; count++) rig.sourceHost.disk.flipRandomBit((path) => path.includes('spool-'));
+    for (let count = 0; count < 50; count++) rig.sourceHost.disk.flipRandomBit((path) => path.includes('spool-'));
     rig.target.paused = false;
     await rig.settle();
     expect(rig.target.incarnation).toBe(2);

@@ -95,14 +95,19 @@ export async function foldRun(
   const place = context.place(leftBytes);
   if (place === undefined) return 'no-room';
   const writer = new PartWriter(run, context, place);
-  for (const blocks of sources.reverse()) {
-    for (const source of blocks) {
-      if (source.left.every((left) => left === undefined)) continue;
-      await copyLeft(source, writer);
-      await context.yieldNow();
+  try {
+    for (const blocks of sources.reverse()) {
+      for (const source of blocks) {
+        if (source.left.every((left) => left === undefined)) continue;
+        await copyLeft(source, writer);
+        await context.yieldNow();
+      }
     }
+    return await writer.finish();
+  } catch (error) {
+    writer.abandon();
+    throw error;
   }
-  return writer.finish();
 }
 
 async function openItem(item: QueueItem, spool: Spool): Promise<Source[]> {
@@ -204,8 +209,15 @@ class PartWriter {
 
   async finish(): Promise<FoldResult> {
     await this.flush(true);
+    this.context.spool.end(this);
     const { blocks, extents, recordCount, bodyBytes } = this;
     return { blocks, extents, recordCount, bodyBytes };
+  }
+
+  abandon(): void {
+    const { spool } = this.context;
+    spool.end(this);
+    for (const extent of this.extents.splice(0)) spool.free(extent);
   }
 
   private async flush(lastPart: boolean): Promise<void> {
@@ -228,12 +240,7 @@ class PartWriter {
       this.blocks.push(block);
       return;
     }
-    try {
-      this.extents.push(await this.context.spool.append(block));
-      for (const piece of block) releaseBytes(piece);
-    } catch (error) {
-      for (const extent of this.extents) this.context.spool.free(extent);
-      throw error;
-    }
+    this.extents.push(await this.context.spool.append(block, this));
+    for (const piece of block) releaseBytes(piece);
   }
 }

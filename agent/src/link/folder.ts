@@ -17,6 +17,10 @@ import type { Spool } from './spool.js';
 const windowRecordCountMax = 500_000;
 /** After a search without a find the (long) queue is not searched again for so long. */
 const searchRestMs = 20;
+/** Room comes when something was sent, which takes its time. */
+const roomRestMs = 250;
+/** A run is tried again when it has grown by this factor: a fold reads all of its tables. */
+const growthMin = 1.5;
 /** Folding that leaves more than this share of the bytes is not worth it. */
 const shareMax = 0.8;
 
@@ -40,6 +44,8 @@ export class Folder {
   private restUntilMs = -Infinity;
   /** Widening is not tried again before the run is so big: it gained nothing at a smaller size. */
   private widenFloorBytes = 0;
+  /** Nor is a run that holds a record up to `last`. */
+  private floor = { last: -1, bytes: 0 };
   foldCount = 0;
   /** Crash marks that were dropped. */
   widenedCount = 0;
@@ -74,6 +80,7 @@ export class Folder {
   /** Forgets what was learnt about the old queue. */
   reset(): void {
     this.widenFloorBytes = 0;
+    this.floor = { last: -1, bytes: 0 };
   }
 
   private nextRun(): { items: QueueItem[]; widen: boolean } | undefined {
@@ -121,7 +128,10 @@ export class Folder {
 
   private isWorth(run: readonly QueueItem[], widen: boolean): boolean {
     if (run.length < 2) return false;
-    if (!widen) return run.some((item) => !item.foldTried);
+    if (!widen) {
+      const isKnown = (run[0] as QueueItem).first <= this.floor.last && bodyBytesOf(run) < this.floor.bytes;
+      return !isKnown && run.some((item) => !item.foldTried);
+    }
     return run.slice(0, -1).some((item) => item.end !== 'open') && bodyBytesOf(run) >= this.widenFloorBytes;
   }
 
@@ -133,17 +143,16 @@ export class Folder {
     try {
       const result = await this.fold(items);
       if (result === 'no-room') {
-        this.restUntilMs = this.options.clock.monotonicMs() + searchRestMs;
+        this.restUntilMs = this.options.clock.monotonicMs() + roomRestMs;
       } else if (result === 'no-gain') {
-        for (const item of items) item.foldTried = true;
-        if (widen) this.widenFloorBytes = bodyBytesOf(items) * 1.5;
+        this.gaveUp(items, widen);
       } else {
         if (widen) this.widenFloorBytes = 0;
+        else this.floor = { last: (items.at(-1) as QueueItem).last, bytes: result.bodyBytes * growthMin };
         this.swap(items, result);
       }
     } catch (error) {
-      for (const item of items) item.foldTried = true;
-      if (widen) this.widenFloorBytes = bodyBytesOf(items) * 1.5;
+      this.gaveUp(items, widen);
       if (items.every((item) => item.content.at !== 'gone'))
         events.emit('fold-failed', { link, message: (error as Error).message, records: queue.unsentRecordCount });
     }
@@ -151,6 +160,13 @@ export class Folder {
     this.running = false;
     done();
     onChange();
+  }
+
+  private gaveUp(items: readonly QueueItem[], widen: boolean): void {
+    const floorBytes = bodyBytesOf(items) * growthMin;
+    for (const item of items) item.foldTried = true;
+    if (widen) this.widenFloorBytes = floorBytes;
+    else this.floor = { last: (items.at(-1) as QueueItem).last, bytes: floorBytes };
   }
 
   private fold(items: readonly QueueItem[]): Promise<FoldResult | 'no-gain' | 'no-room'> {

@@ -1,7 +1,8 @@
 /**
  * The spool: encoded blocks that memory has no room for, in files `spool-<number>` of one directory. A file is written
- * from its start to its end, read back by position, and removed when nothing in it is needed. Nothing here is durable:
- * a restart begins a new incarnation, so `open` empties the directory. Blocks carry their own checksums.
+ * from its start to its end, read back by position, and removed when nothing in it is needed: so what goes together lies
+ * together, and the parts of a folded range have files of their own. Nothing here is durable: a restart begins a new
+ * incarnation, so `open` empties the directory. Blocks carry their own checksums.
  */
 import { decodeHeader, type Block, decodeBlock, peekTableEnd, type BlockHeader } from '../block/block.js';
 import { Mutex } from '../core/mutex.js';
@@ -9,9 +10,14 @@ import type { Storage, StorageFile } from '../core/storage.js';
 import { TidemarkError } from '../core/errors.js';
 import { bytesOfBlock, type EncodedBlock } from './encoded-block.js';
 
+/** What is needed, and goes, as a whole. */
+export type SpoolRun = object;
+
 interface SpoolFile {
   readonly path: string;
   readonly handle: StorageFile;
+  /** Undefined: of items that go one by one, oldest first. */
+  readonly run: SpoolRun | undefined;
   sizeBytes: number;
   liveBytes: number;
   /** Reads under way; the file stays open for them. */
@@ -72,11 +78,11 @@ export class Spool {
   }
 
   /** Throws a storage error, and `storage-full` when the bound is reached; the spool stays usable. */
-  append(block: EncodedBlock): Promise<SpoolExtent> {
+  append(block: EncodedBlock, run?: SpoolRun): Promise<SpoolExtent> {
     return this.mutex.run(async () => {
       const lengthBytes = bytesOfBlock(block);
       if (!this.hasRoom(lengthBytes)) throw new TidemarkError('storage-full', 'The spool is at its bound.');
-      const file = await this.writable();
+      const file = await this.writable(run);
       const offsetBytes = file.sizeBytes;
       try {
         await file.handle.writeAll(block, offsetBytes);
@@ -130,12 +136,17 @@ export class Spool {
     return target;
   }
 
-  private async writable(): Promise<SpoolFile> {
-    const last = this.files.at(-1);
-    if (last?.full === false) return last;
+  /** Nothing more is appended to it. */
+  end(run: SpoolRun): void {
+    for (const file of this.files) if (file.run === run) file.full = true;
+  }
+
+  private async writable(run: SpoolRun | undefined): Promise<SpoolFile> {
+    const last = this.files.findLast((file) => file.run === run && !file.full);
+    if (last !== undefined) return last;
     const path = `${this.options.directory}/spool-${this.nextNumber++}`;
-    const handle = await this.options.storage.open(path, 'create');
-    const file: SpoolFile = { path, handle, sizeBytes: 0, liveBytes: 0, readers: 0, full: false };
+    const handle = await this.options.storage.open(path, 'create', { bulk: true });
+    const file: SpoolFile = { path, handle, run, sizeBytes: 0, liveBytes: 0, readers: 0, full: false };
     this.files.push(file);
     return file;
   }
