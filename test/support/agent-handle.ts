@@ -105,9 +105,8 @@ export class AgentHandle {
       this.name,
       command,
       [...args, 'agent', 'run', '--config', this.configFile],
-      {
-        env: { ...env, ...this.#settings.env },
-      },
+      // The memory allocator as in packaging/tidemark-agent.service.
+      { env: { MALLOC_ARENA_MAX: '2', ...env, ...this.#settings.env } },
     );
     this.#process = child;
     const check = async (): Promise<boolean> => {
