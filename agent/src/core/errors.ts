@@ -25,7 +25,7 @@ export const errorTable = {
   // replication
   'stale-epoch': {
     retry: false,
-    hint: 'This source was fenced by a failover; its data is kept. See `tidemark status`.',
+    hint: 'The direction of the group changed meanwhile: a source is fenced, and its data is kept; a request is computed anew. See `tidemark status`.',
   },
   'stale-incarnation': { retry: true, hint: 'A newer start of this source agent is known; restart the older one.' },
   fork: { retry: false, hint: 'Both sides hold history the other lacks; choose one with `tidemark group resolve`.' },
