@@ -58,6 +58,7 @@ import { SourceOperations } from './runtime/source-operations.js';
 import { sourcePeers } from './runtime/source-peers.js';
 import { SourceSide } from './runtime/source-side.js';
 import { SourceStops } from './runtime/source-stops.js';
+import { OldDisks } from './runtime/old-disks.js';
 import { SourceVms } from './runtime/source-vms.js';
 import { StopRecords } from './runtime/stop-records.js';
 import { TakeOvers } from './runtime/take-overs.js';
@@ -111,6 +112,7 @@ class Agent {
   private readonly peers: PeerClients;
   /** Which way groups go here when that is not as the configuration says. */
   private readonly directions: DirectionRecords;
+  private readonly oldDisks: OldDisks;
   private readonly takeOvers: TakeOvers;
   private readonly sourceRecords: DeclaredRecords<DeclaredSource>;
   private readonly peerRecords: DeclaredRecords<DeclaredPeer>;
@@ -241,12 +243,17 @@ class Agent {
       policyOf: (name) => this.sources.find(name)?.config.fencing ?? 'leave',
       driver: (name) => this.fencingDriver(name),
     });
+    const driver = (name: string): LibvirtDriver => this.recoveryDriver(name);
+    const machines = `${dataDirectory}/machines`;
+    this.oldDisks = new OldDisks({
+      ...{ storage, events, driver, directory: machines },
+      isSeed: ({ group }) => this.targets.notOpened.has(group) || this.targets.find(group)?.seeding.active === true,
+    });
     this.takeOvers = new TakeOvers({
       ...{ records: this.directions, sources: this.sources, targets: this.targets, vms: this.vms },
+      ...{ oldDisks: this.oldDisks, spoolDirectory, driver, directory: machines },
       ...{ fences: this.fences, storage, clock: nodeClock, events, site: config.site },
       configured: (group) => this.sourceGroups().find(({ name }) => name === group),
-      driver: (name) => this.recoveryDriver(name),
-      directory: `${dataDirectory}/machines`,
       listens: listen.stream !== undefined,
     });
     this.declaredSources = new DeclaredSources({
@@ -438,7 +445,7 @@ class Agent {
     this.nextPurgeMs = nodeClock.monotonicMs() + purgeMs;
     await this.targets.purge();
     await this.takeOvers.resume();
-    await this.takeOvers.purge();
+    await this.oldDisks.purge(nodeClock.wallMs());
   }
 
   /** All that can be refused is checked before anything changes. */

@@ -1,5 +1,5 @@
 /** A group goes there and back again: failover, commit, reverse, move home, commit, reverse; between two libvirts. */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { AgentConfigInput } from '../../agent/src/config/schema.js';
@@ -9,6 +9,7 @@ import { startCountingRelay, type CountingRelay } from '../support/counting-rela
 import { Laboratory } from '../support/laboratory.js';
 import { writePowerButtonDisk } from '../support/power-button-guest.js';
 import { PrivateLibvirt } from '../support/private-libvirt.js';
+import { VirshGate, type GateRule } from '../support/virsh-gate.js';
 import { waitFor } from '../support/wait.js';
 
 const MiB = 1024 * 1024;
@@ -23,6 +24,7 @@ describe('a group goes there and back again', () => {
   let atAway: AgentHandle;
   let toHome: CountingRelay;
   let toAway: CountingRelay;
+  const gates = new Map<AgentHandle, VirshGate>();
 
   beforeAll(async () => {
     lab = await Laboratory.open();
@@ -42,16 +44,23 @@ describe('a group goes there and back again', () => {
     atHome = await lab.prepareAgent('home');
     toHome = await startCountingRelay(atHome.addresses.stream);
     toAway = await startCountingRelay(atAway.addresses.stream);
+    for (const agent of [atAway, atHome])
+      gates.set(
+        agent,
+        new VirshGate(lab.path(`gate-${agent.name}`), () => join(agent.dataDirectory, 'groups', 'shop')),
+      );
     const common = (
+      agent: AgentHandle,
       { uri }: PrivateLibvirt,
       other: AgentHandle,
       { address }: CountingRelay,
-    ): Partial<AgentConfigInput> => ({
+    ): Partial<AgentConfigInput> & { readonly env: Readonly<Record<string, string>> } => ({
+      env: gates.get(agent)!.env,
       peers: [{ name: other.name, address, api: other.addresses.api }],
       hypervisors: [{ name: 'local', kind: 'libvirt', uri }],
     });
     atAway.configure({
-      ...common(away, atHome, toHome),
+      ...common(atAway, away, atHome, toHome),
       targetGroups: [
         {
           name: 'shop',
@@ -63,7 +72,7 @@ describe('a group goes there and back again', () => {
       ],
     });
     atHome.configure({
-      ...common(home, atAway, toAway),
+      ...common(atHome, home, atAway, toAway),
       sourceGroups: [
         {
           name: 'shop',
@@ -133,6 +142,26 @@ describe('a group goes there and back again', () => {
     for (const agent of agents) await agent.start();
   };
 
+  /** While the operation runs: an agent is held at a call of virsh, and the victim is killed and started again. */
+  const strike = async (
+    strikes: readonly { readonly held: AgentHandle; readonly rule: GateRule; readonly victim: AgentHandle }[],
+    begin: () => Promise<unknown>,
+  ): Promise<void> => {
+    let killed: AgentHandle | undefined;
+    for (const { held, rule, victim } of strikes) {
+      for (const gate of gates.values()) if (gate !== gates.get(held)) gate.open();
+      gates.get(held)!.arm(rule);
+      // It may be held before it is ready, and is killed again then.
+      const started = killed === undefined ? begin() : killed.start().catch(() => undefined);
+      await gates.get(held)!.held(`${held.name} ${rule.when} ${rule.call}`);
+      await victim.kill();
+      if (victim !== killed) await started;
+      killed = victim;
+    }
+    for (const gate of gates.values()) gate.open();
+    await killed?.start();
+  };
+
   let firstSyncBytes: number;
 
   test('a side that still runs is a split: named, nothing touched; a person gives it up', async () => {
@@ -147,9 +176,25 @@ describe('a group goes there and back again', () => {
     expect((await atAway.client.group('shop')).state).toBe('committed');
   }, 180_000);
 
-  test('reverse: the old disk is where the first sync begins, and only what differs is sent', async () => {
+  test('reverse, with kills of each agent: the old disk is where the first sync begins, only what differs is sent', async () => {
     const oldDisk = await diskOf(home);
-    const reversed = await succeeded(atAway, 'back', 'reverse', { discardSource: true });
+    const atHypervisor = (when: GateRule['when'], call: string): GateRule => ({ when, call: ` ${call} ` });
+    await strike(
+      [
+        { held: atHome, rule: atHypervisor('before', 'destroy'), victim: atHome },
+        { held: atHome, rule: atHypervisor('after', 'destroy'), victim: atAway },
+        { held: atHome, rule: atHypervisor('before', 'undefine'), victim: atHome },
+        { held: atHome, rule: atHypervisor('after', 'undefine'), victim: atHome },
+        { held: atAway, rule: { when: 'before', call: '', record: '"state":"reversed"' }, victim: atAway },
+      ],
+      () =>
+        atAway.client.startOperation('back', {
+          ...{ kind: 'reverse', group: 'shop' },
+          arguments: { discardSource: true },
+        } as never),
+    );
+    const reversed = await atAway.client.waitOperation('back', () => undefined, AbortSignal.timeout(120_000));
+    expect({ state: reversed.state, error: reversed.error }).toEqual({ state: 'succeeded', error: null });
     expect(reversed.result).toMatchObject({ peer: 'home', home: { seeded: ['web-vda'], whole: [] } });
     await protecting(atAway, atHome);
     const bytes = toHome.bytes();
@@ -190,6 +235,18 @@ describe('a group goes there and back again', () => {
     await restart(atAway, atHome);
     await protecting(atHome, atAway);
   }, 180_000);
+
+  test('removed at both sides: neither goes the turned way any more, the VM runs on', async () => {
+    for (const agent of [atAway, atHome]) {
+      await agent.client.removeGroup('shop', { graceDays: 1 });
+      expect(existsSync(join(agent.dataDirectory, 'directions', 'shop.json'))).toBe(false);
+      await agent.client.removeGroup('shop', { graceDays: 1 });
+    }
+    expect(await home.list()).toEqual(['web']);
+    const jobs = await home.virsh.run(['qemu-monitor-command', 'web', '{"execute":"query-block-jobs"}']);
+    expect((JSON.parse(jobs) as { return: unknown }).return).toEqual([]);
+    expect((await atHome.client.groups()).map(({ name }) => name)).toEqual([]);
+  }, 60_000);
 });
 
 function domainXml(disk: string, log: string): string {

@@ -30,8 +30,9 @@ async function checkPeer(
   const group = await service.group(name);
   const isPeer = group.links.some(({ peer }) => peer === caller.name);
   if (peerKinds.includes(kind) && group.role === 'source' && isPeer) return;
-  // Asked again when it had been taken over already.
-  if (kind === 'take-over' && group.role === 'target' && isPeer) return;
+  // Asked again when it had been taken over already; the peer may not be connected as its source yet.
+  const isSource = async (): Promise<boolean> => (await service.policy(name)).spec.streams.includes(caller.name);
+  if (kind === 'take-over' && group.role === 'target' && (await isSource())) return;
   throw new TidemarkError('forbidden', `${caller.name} is a peer, and may not ask for a ${kind} of group ${name}`);
 }
 

@@ -8,6 +8,12 @@ export function randomHex(random: Random, byteCount: number): string {
 
 const digits = '0123456789abcdefghjkmnpqrstvwxyz';
 
+/** When a checkpoint of that id was made, milliseconds; undefined: it is no id of a checkpoint. */
+export function checkpointTimeMs(id: string): number | undefined {
+  if (!/^[0-9a-hjkmnp-tv-z]{16}$/.test(id)) return undefined;
+  return [...id.slice(0, 10)].reduce((sum, digit) => sum * 32 + digits.indexOf(digit), 0);
+}
+
 /** Sortable by time: 10 characters of milliseconds, 6 random, in lower-case base 32 (Crockford). */
 export function checkpointId(random: Random, timeMs: number): string {
   let id = '';

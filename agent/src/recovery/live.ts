@@ -42,7 +42,9 @@ export class LiveMachines implements GroupMachines {
       steps: this.failoverSteps,
     };
     this.plans = new Map([...drills.plans(), ['boot', boot]]);
-    this.rollbackSteps = [{ name: 'stopped', background: true, run: () => this.stopAll() }];
+    this.rollbackSteps = [
+      { name: 'stopped', background: true, run: ({ record }) => this.stopAll(String(record.result?.['view'])) },
+    ];
     this.commitSteps = commitSteps(room);
   }
 
@@ -96,9 +98,11 @@ export class LiveMachines implements GroupMachines {
     return { checkpoint: view.checkpoint, view: view.id, operation, ...checked };
   }
 
-  private async stopAll(): Promise<OperationResult> {
+  private async stopAll(view: string): Promise<OperationResult> {
     if (!this.enabled) return {};
     await this.room.vms.remove(({ purpose }) => purpose === 'live');
+    // Also those of VMs that were never defined.
+    await this.room.vms.removeFiles(operationOf(view));
     return {};
   }
 }

@@ -3,6 +3,7 @@
  * with a transition that a hypervisor stopped in the middle.
  */
 import { isTidemarkError } from '../core/errors.js';
+import { hasEnded } from '../target/operations.js';
 import { sweepCopies } from './commit.js';
 import type { Drills } from './drills.js';
 import type { Room } from './room.js';
@@ -96,9 +97,20 @@ export class Tending {
       group.context.events.emit('failover-uncommitted', { group: group.name, epoch: epoch.epoch, hours });
       return;
     }
-    const id = `policy-${afterwards}-epoch-${epoch.epoch}`;
-    if (state.operations.has(id)) return;
+    const id = this.policyId(`policy-${afterwards}-epoch-${epoch.epoch}`, nowMs);
+    if (id === undefined) return;
     const args = afterwards === 'rollback' ? { keepHours: group.context.settings.rollbackKeepHours } : {};
     await group.operations.start({ id, kind: afterwards, arguments: args, drivenBy: 'policy' });
+  }
+
+  /** Undefined while one is under way, or failed lately: it is tried again every hour, and the alert stays until then. */
+  private policyId(first: string, nowMs: number): string | undefined {
+    const { operations } = this.room.group.context.manifest.state;
+    for (let count = 1; ; count++) {
+      const id = count === 1 ? first : `${first}-${count}`;
+      const known = operations.get(id);
+      if (known === undefined) return id;
+      if (!hasEnded(known) || nowMs - known.wallMs < hourMs) return undefined;
+    }
   }
 }

@@ -39,6 +39,7 @@ const warnings = new Set([
   'sync-read-failed',
   'sync-unavailable',
   'upkeep-failed',
+  'old-disks-kept',
   'old-vm-left',
   'source-discarded',
   'take-over-unfinished',

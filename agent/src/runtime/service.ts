@@ -153,15 +153,20 @@ export class Service implements AgentService {
   }
 
   async removeGroup(name: string, request: RemoveGroup): Promise<void> {
-    const group = this.options.targets.find(name);
-    if (group === undefined) return;
+    const { targets, catalogue, takeOvers } = this.options;
+    const group = targets.find(name);
+    if (group === undefined) {
+      if (!targets.notOpened.has(name)) await takeOvers.end(name);
+      return;
+    }
     checkExpectation(group, { epoch: request.epoch, policyRevision: request.policyRevision });
     const { owner } = group.context.settings;
     if (owner !== null && request.owner !== undefined && request.owner !== owner) {
       throw new TidemarkError('group-exists', `Group ${name} belongs to ${owner}.`, { path: 'owner' });
     }
-    await this.options.targets.retire(name, request.graceDays);
-    await this.options.catalogue.forget(name);
+    await targets.retire(name, request.graceDays);
+    await catalogue.forget(name);
+    await takeOvers.end(name);
   }
 
   async sourceGroup(name: string): Promise<SourceDeclaration> {

@@ -11,6 +11,8 @@ import type { PeerClients } from './peer-clients.js';
 /** A source agent that cannot be reached for so long in the middle is given up. */
 const awayMs = 60_000;
 const againMs = 500;
+/** An agent that is being restarted is back within this time. */
+const restartMs = 15_000;
 /** Besides the time-outs that the request itself names. */
 const spareMs = 180_000;
 /** It copies disks when they are not raw. */
@@ -84,7 +86,7 @@ export function sourcePeers(peers: PeerClients, clock: Clock): AskedPeers {
     },
     takeOver: async (peer, { id, group, arguments: args, signal }, onProgress) => {
       const request = { kind: 'take-over', group, arguments: args } as const;
-      const limits = { deadlineMs: takeOverMs, firstMs: 0, signal };
+      const limits = { deadlineMs: takeOverMs, firstMs: restartMs, signal };
       const operation = await run(peer, id, request, limits, ({ progress }) => {
         if (progress !== null) onProgress(progress.doneBytes, progress.totalBytes);
       });

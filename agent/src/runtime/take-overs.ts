@@ -19,6 +19,7 @@ import type { RecoveryDriver } from '../recovery/driver.js';
 import { convertDisk } from '../service/convert.js';
 import type { TakeOver } from '../target/reversal.js';
 import type { DirectionRecords, TargetDirection } from './direction-records.js';
+import type { OldDisks } from './old-disks.js';
 import type { SourceSide } from './source-side.js';
 import type { SourceVms } from './source-vms.js';
 import type { TargetSide } from './target-side.js';
@@ -33,6 +34,9 @@ export interface TakeOverOptions {
   readonly targets: TargetSide;
   readonly vms: SourceVms;
   readonly fences: SourceFences;
+  readonly oldDisks: OldDisks;
+  /** Spools and epoch files of the links lie below it. */
+  readonly spoolDirectory: string;
   /** Of the source group as it is now, also when it could not be opened. */
   readonly configured: (group: string) => SourceGroupConfig | undefined;
   readonly driver: (hypervisor: string) => RecoveryDriver;
@@ -101,14 +105,17 @@ export class TakeOvers {
     }
   }
 
-  /** Deletes disks that this agent itself had made, when their time has passed. */
-  async purge(): Promise<void> {
-    const { records, clock, storage, directory } = this.options;
-    for (const record of records.list()) {
-      if (record.role !== 'target' || !record.settled || clock.wallMs() < record.keepUntilMs) continue;
-      for (const { seed } of record.spec.disks)
-        if (seed?.startsWith(`${directory}/${record.group}/`) === true) await storage.remove(seed);
+  /** A person ends what a reversal began: the group goes as it is declared here, if it is. May be asked again. */
+  async end(group: string): Promise<void> {
+    const { records, sources, storage, spoolDirectory, events } = this.options;
+    const record = records.get(group);
+    if (record === undefined) return;
+    if (record.role === 'source') {
+      await sources.remove(group);
+      await storage.removeTree(`${spoolDirectory}/${group}`);
     }
+    await records.remove(group);
+    events.emit('group-turned', { group, role: 'declared', operation: record.operation });
   }
 
   private async prepare(
@@ -234,6 +241,7 @@ export class TakeOvers {
       const into = `${directory}/${group}/old`;
       await storage.makeDirectory(into);
       const raw = `${into}/${name}.raw`;
+      await this.options.oldDisks.keep(raw);
       await storage.remove(raw);
       const onProgress = (share: number): void => progress(doneBytes + Math.round(share * sizeOf(name)), totalBytes);
       await convertDisk({ uri: file, sourceFormat: format, file: raw, format: 'raw', onProgress, signal });
@@ -263,6 +271,8 @@ export class TakeOvers {
     if (known !== undefined && !isDeclared)
       await targets.retire(group, Math.max(0, (keepUntilMs - clock.wallMs()) / dayMs));
     await targets.declare(group, spec, { owner: null, previousOwner: null }, parent);
+    const seeds = spec.disks.flatMap(({ seed }) => (seed === undefined ? [] : [seed]));
+    await this.options.oldDisks.add(seeds.map((path) => ({ group, path, untilMs: keepUntilMs, vms: record.vms })));
     await records.save({ ...record, settled: true });
     events.emit('group-turned', { group, role: 'target', operation });
   }

@@ -1,5 +1,6 @@
 /** The checkpoints that can be recovered now, derived from the journal's durable marks and the manifest. */
 import { TidemarkError } from '../core/errors.js';
+import { checkpointTimeMs } from '../core/ids.js';
 import type { JournalMark } from '../journal/types.js';
 import { isVectorWithin, type Vector } from '../journal/position.js';
 import type { Checkpoint } from './manifest-records.js';
@@ -104,6 +105,12 @@ export function resolveCheckpoint(checkpoints: readonly Checkpoint[], selector: 
     );
   }
   if (found !== undefined) return found;
+  if (selector.by === 'id' && isPast(checkpoints, selector.checkpoint))
+    throw new TidemarkError(
+      'checkpoint-expired',
+      `Checkpoint ${selector.checkpoint} is not kept any more; the oldest is ${checkpoints[0]?.id ?? 'none'}.`,
+      { path: 'at' },
+    );
   const what =
     selector.by === 'id'
       ? `id ${selector.checkpoint}`
@@ -115,4 +122,11 @@ export function resolveCheckpoint(checkpoints: readonly Checkpoint[], selector: 
     `No checkpoint matches ${what}; ${complete.length} complete ones are listed.`,
     { path: 'at' },
   );
+}
+
+/** It is an id, of a time that the history reaches beyond. */
+function isPast(checkpoints: readonly Checkpoint[], id: string): boolean {
+  const madeMs = checkpointTimeMs(id);
+  const newest = checkpoints.at(-1);
+  return madeMs !== undefined && newest !== undefined && madeMs < newest.sourceTimeMs;
 }
