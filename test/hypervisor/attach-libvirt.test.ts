@@ -22,11 +22,14 @@ async function defineCounter(lab: Laboratory, libvirt: PrivateLibvirt, uuid: str
     vda: lab.path('vda.raw'),
     vdb: lab.path('vdb.qcow2'),
     vdc: lab.path('vdc.raw'),
+    vdd: lab.path('vdd.raw'),
     cd: lab.path('cd.iso'),
   };
+  const blank = (file: string): Promise<unknown> => lab.processes.run('truncate', ['-s', String(diskBytes), file]);
   writeCountingDisk(files.vda, diskBytes);
   await lab.processes.run('qemu-img', ['create', '-q', '-f', 'qcow2', files.vdb, String(diskBytes)]);
-  await lab.processes.run('truncate', ['-s', String(diskBytes), files.vdc]);
+  await blank(files.vdc);
+  await blank(files.vdd);
   writeFileSync(files.cd, 'cloud-init');
   const disk = (target: string, format: string, file: string, more = ''): string =>
     `<disk type='file' device='disk'><driver name='qemu' type='${format}'/><source file='${file}'/>` +
@@ -35,12 +38,24 @@ async function defineCounter(lab: Laboratory, libvirt: PrivateLibvirt, uuid: str
     <os><type arch='x86_64' machine='q35'>hvm</type><boot dev='hd'/></os>
     <devices>${disk('vda', 'raw', files.vda)}${disk('vdb', 'qcow2', files.vdb)}
     ${disk('vdc', 'raw', files.vdc, '<shareable/>')}
+    ${disk('vdd', 'raw', files.vdd, '<readonly/>')}
+    <controller type='scsi' model='virtio-scsi'/>
     <disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='${files.cd}'/>
     <target dev='sda' bus='sata'/><readonly/></disk><memballoon model='none'/></devices></domain>`;
   const file = lab.path('counter.xml');
   writeFileSync(file, xml);
   await libvirt.virsh.run(['define', file]);
   return files.vda;
+}
+
+/** A VM that runs nowhere: with a device that the guest talks to by itself, and a TPM. */
+function oddXml(disk: string): string {
+  return `<domain type='qemu'><name>odd</name><memory unit='MiB'>32</memory>
+    <os><type arch='x86_64' machine='q35'>hvm</type></os>
+    <devices><controller type='scsi' model='virtio-scsi'/>
+    <disk type='block' device='lun'><driver name='qemu' type='raw'/><source dev='/dev/null'/><target dev='sdb' bus='scsi'/></disk>
+    <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='${disk}'/><target dev='vda' bus='virtio'/></disk>
+    <tpm model='tpm-tis'><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm></devices></domain>`;
 }
 
 async function countIn(uri: string): Promise<number> {
@@ -139,6 +154,7 @@ describe('a VM on libvirt', () => {
         ['vda', 'counter-vda', null],
         ['vdb', 'counter-vdb', null],
         ['vdc', null, expect.stringContaining('shared')],
+        ['vdd', null, 'read-only'],
         ['sda', null, 'a cdrom'],
       ]);
 
@@ -169,7 +185,7 @@ describe('a VM on libvirt', () => {
         (await source.client.group(group)).vms?.[0]?.disks.every(({ returnsBy }) => returnsBy === 'bitmap');
       await waitFor('the bitmaps are proven', proven);
       const snapshot = ['snapshot-create-as', 'counter', 'now', '--disk-only', '--no-metadata', '--diskspec'];
-      const others = ['--diskspec', 'vda,snapshot=no', '--diskspec', 'vdc,snapshot=no'];
+      const others = ['vda', 'vdc', 'vdd'].flatMap((target) => ['--diskspec', `${target},snapshot=no`]);
       const ofVdb = [...snapshot, `vdb,file=${lab.path('now.qcow2')}`, ...others];
       await expect(libvirt.virsh.run(ofVdb)).rejects.toThrow();
 
@@ -207,14 +223,44 @@ describe('a VM on libvirt', () => {
   );
 
   test(
+    'a disk that is plugged in joins the group; one that is taken away leaves it, and its history stays',
+    async () => {
+      await lab.processes.run('truncate', ['-s', String(diskBytes), lab.path('extra.raw')]);
+      const disk = ['counter', lab.path('extra.raw'), 'sdb', '--targetbus', 'scsi', '--subdriver', 'raw', '--live'];
+      await libvirt.virsh.run(['attach-disk', ...disk]);
+      const stateAt = async (agent: AgentHandle): Promise<string | undefined> =>
+        (await agent.client.group(group)).disks.find(({ name }) => name === 'counter-sdb')?.state;
+      await waitFor('it is there', async () => (await stateAt(target)) === 'attached', { timeoutMs: 60_000 });
+      await newestCount(target);
+      const before = (await target.client.group(group)).newestCheckpoint!;
+      expect(before.diskCount).toBe(3);
+
+      await libvirt.virsh.run(['detach-disk', 'counter', 'sdb', '--live']);
+      await waitFor('it has left', async () => (await stateAt(target)) !== 'attached', { timeoutMs: 60_000 });
+      await newestCount(target);
+      expect((await target.client.group(group)).newestCheckpoint).toMatchObject({ complete: true, diskCount: 2 });
+      const at = { by: 'id', checkpoint: before.id } as const;
+      const view = await target.client.openView(group, { id: 'then', at, purpose: 'browse' });
+      expect(view.disks.map(({ name }) => name)).toEqual(['counter-vda', 'counter-vdb', 'counter-sdb']);
+      await target.client.closeView(group, 'then', { force: true });
+    },
+    longMs,
+  );
+
+  test(
     'what cannot be captured is refused by name, and the other groups go on',
     async () => {
+      writeFileSync(lab.path('odd.xml'), oddXml(lab.path('vdc.raw')));
+      await libvirt.virsh.run(['define', lab.path('odd.xml')]);
       const vms = (...list: object[]): { readonly vms: object[] } => ({ vms: list });
       const cases = {
         stranger: vms({ vm: 'nobody', hypervisor: 'local' }),
         nodisk: vms({ vm: 'counter', hypervisor: 'local', disks: ['vdz'] }),
         shared: vms({ vm: 'counter', hypervisor: 'local', disks: ['vdc'] }),
         cdrom: vms({ vm: 'counter', hypervisor: 'local', disks: ['sda'] }),
+        readonly: vms({ vm: 'counter', hypervisor: 'local', disks: ['vdd'] }),
+        raw: vms({ vm: 'odd', hypervisor: 'local', disks: ['sdb'] }),
+        vtpm: vms({ vm: 'odd', hypervisor: 'local' }),
         twice: vms({ vm: 'counter', hypervisor: 'local', disks: ['vda'] }),
         down: vms({ vm: 'counter', hypervisor: 'gone' }),
       };
@@ -227,7 +273,10 @@ describe('a VM on libvirt', () => {
       expect(check.ok).toBe(false);
       for (const words of [
         'stranger: Hypervisor local has no VM nobody.',
-        'nodisk: VM counter has no disk vdz; it has: vda, vdb, vdc, sda.',
+        'nodisk: VM counter has no disk vdz; it has: vda, vdb, vdc, vdd, sda.',
+        'readonly: Disk vdd of counter cannot be captured: read-only',
+        'raw: Disk sdb of odd cannot be captured: a SCSI pass-through device',
+        'vtpm: VM odd has no disk that can be captured while it is off (sdb: a SCSI pass-through device; vda: its VM has a TPM',
         'shared: Disk vdc of counter cannot be captured: shared with other VMs',
         'cdrom: Disk sda of counter cannot be captured: a cdrom.',
         'twice: Disk vda of VM counter is captured as erp/counter-vda already',

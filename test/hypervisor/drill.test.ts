@@ -138,6 +138,7 @@ describe('drill of a VM on libvirt', () => {
     const { client } = rig.target;
     const latest = { by: 'latest' };
     const gone = { by: 'id', checkpoint: 'expired' };
+    const old = { by: 'id', checkpoint: '01hk154vr9a6m6rv' };
     const failover = { kind: 'failover', arguments: { at: latest, sourceMayBeAlive: true } };
     const cases: readonly [object, object][] = [
       [failover, { code: 'network-unknown', path: 'recovery.vms[0].networks' }],
@@ -149,6 +150,10 @@ describe('drill of a VM on libvirt', () => {
       [
         { kind: 'drill', arguments: { at: gone, keepMinutes: 0 } },
         { code: 'checkpoint-unknown', path: 'at' },
+      ],
+      [
+        { kind: 'drill', arguments: { at: old, keepMinutes: 0 } },
+        { code: 'checkpoint-expired', path: 'at' },
       ],
       [
         { kind: 'drill', arguments: { at: latest, keepMinutes: 0, vms: ['nobody'] } },
@@ -167,6 +172,15 @@ describe('drill of a VM on libvirt', () => {
     const ask = (request: object): Promise<Operation> =>
       client.startOperation(`refused-${count++}`, { group: 'shop', ...request } as OperationRequest);
     for (const [request, error] of cases) await expect(ask(request)).rejects.toMatchObject(error);
+
+    // The same id for something else; by whom makes no difference.
+    const first = await rig.run('mine', { kind: 'drill-stop', arguments: { drill: 'first' } });
+    expect((await rig.run('mine', { kind: 'drill-stop', arguments: { drill: 'first' } })).startedMs).toBe(
+      first.startedMs,
+    );
+    await expect(rig.run('mine', { kind: 'drill-stop', arguments: { drill: 'a' } })).rejects.toMatchObject({
+      code: 'operation-conflict',
+    });
 
     await rig.libvirt.killDaemon();
     await expect(ask({ kind: 'drill', arguments: { at: latest, keepMinutes: 0 } })).rejects.toMatchObject({

@@ -21,6 +21,8 @@ export interface LibvirtOptions {
   readonly clock: Clock;
 }
 
+const tpmRefusal = 'its VM has a TPM, whose state cannot be carried to the other site';
+
 function stateOf(words: string): VmState {
   if (words === 'shut off' || words === 'crashed') return 'off';
   return words === 'paused' ? 'paused' : 'running';
@@ -66,7 +68,7 @@ export class LibvirtHypervisor implements Hypervisor {
       sizeBytes: sizes.get(disk.target) ?? 0,
       format: disk.format,
       source: disk.source,
-      refusal: refusalOf(disk),
+      refusal: refusalOf(disk) ?? (domain.hasTpm ? tpmRefusal : undefined),
     }));
     return { name: domain.name, uuid: domain.uuid, state, movedAway: state === 'off' && reason === 'migrated', disks };
   }

@@ -56,7 +56,7 @@ export function selectDisks(vm: Vm, selected: SourceVmConfig): VmDisk[] {
   if (first === undefined)
     throw new TidemarkError(
       vm.state === 'off' ? 'illegal-state' : 'vm-refused',
-      `VM ${vm.name} has no disk that can be captured${vm.state === 'off' ? ' while it is off' : ''}.`,
+      `VM ${vm.name} has no disk that can be captured${vm.state === 'off' ? ' while it is off' : ''}${whyOf(vm)}.`,
       { path: 'vm' },
     );
   for (const [index, { target, refusal, sizeBytes }] of chosen.entries()) {
@@ -80,4 +80,9 @@ function findDisk(vm: Vm, target: string, index: number): VmDisk {
   throw new TidemarkError('disk-unknown', `VM ${vm.name} has no disk ${target}; it has: ${known}.`, {
     path: `disks[${index}]`,
   });
+}
+
+function whyOf({ disks }: Vm): string {
+  const reasons = disks.map(({ target, refusal }) => `${target}: ${refusal ?? 'not known'}`);
+  return reasons.length === 0 ? '' : ` (${reasons.join('; ')})`;
 }
