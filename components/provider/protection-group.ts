@@ -15,6 +15,7 @@ import type { Properties } from './values.js';
 
 /** Hooks of VMs that the group does not have. */
 function strangers(inputs: Properties): Failure[] {
+  if (inputs['hooks'] === undefined) return [];
   const parsed = protectionGroupSchema.safeParse(inputs);
   if (!parsed.success) return [];
   const { hooks, policy } = parsed.data;

@@ -1,5 +1,6 @@
 /** The provider without the protocol: dispatches to the kinds of resources, keeps secrets, ends what waits on cancel. */
 import type { Struct } from 'google-protobuf/google/protobuf/struct_pb.js';
+import type { z } from 'zod';
 import { checkInputs, type Failure } from './check.js';
 import { detailedDiff, type ChangeKind } from './detailed-diff.js';
 import { Engine, type Teller } from './engine.js';
@@ -101,11 +102,8 @@ export class Provider {
     ignored: readonly string[],
   ): ReadonlyMap<string, ChangeKind> {
     const kind = this.#kind(urn);
-    const old = kind.schema.safeParse(before.values);
-    const young = kind.schema.safeParse(news.values);
-    // 1GiB and 1073741824 say the same; so does a default that is written out.
-    const same = old.success && young.success && detailedDiff(old.data, young.data).size === 0;
-    const changes = same ? [] : [...detailedDiff(before.values, news.values)];
+    const written = detailedDiff(before.values, news.values);
+    const changes = written.size === 0 || saySame(kind.schema, before.values, news.values) ? [] : [...written];
     return new Map(
       [...changes, ...(kind.changes?.(urn, outputs.values) ?? [])].filter(
         ([path]) =>
@@ -198,6 +196,13 @@ export class Provider {
     const texts = always.flatMap((name) => (typeof decoded.values[name] === 'string' ? [decoded.values[name]] : []));
     this.#engine?.hide([...secretTexts(decoded), ...texts]);
   }
+}
+
+/** 1GiB and 1073741824 say the same; so does a default that is written out. */
+function saySame(schema: z.ZodType, before: Properties, news: Properties): boolean {
+  const old = schema.safeParse(before);
+  const young = schema.safeParse(news);
+  return old.success && young.success && detailedDiff(old.data, young.data).size === 0;
 }
 
 /** The engine puts its own properties beside those of the configuration. */

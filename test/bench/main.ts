@@ -14,6 +14,7 @@ import { link } from './link.js';
 import { describeMachine } from './machine.js';
 import { marksSection, memorySection } from './memory.js';
 import { mirror } from './mirror.js';
+import { pulumi } from './pulumi.js';
 import { fullPlan, quickPlan } from './plan.js';
 import { goalLine, lineColumnsMax, toMarkdown, type Report, type Section } from './report.js';
 import { reverse } from './reverse.js';
@@ -32,6 +33,7 @@ const benchmarks: readonly Benchmark[] = [
   vmCapture,
   rto,
   reverse,
+  pulumi,
 ];
 
 const { values: options } = parseArgs({

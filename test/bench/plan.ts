@@ -59,6 +59,7 @@ export interface Plan {
     readonly rounds: number;
   };
   readonly reverse: { readonly diskBytes: number; readonly rounds: number };
+  readonly pulumi: { readonly applicationCount: number; readonly rounds: number };
   readonly amplification: {
     readonly loadBytes: number;
     readonly loadSeconds: number;
@@ -107,6 +108,7 @@ export const fullPlan: Plan = {
   vmCapture: { rounds: 7, bufferBytes: GiB, seconds: 2, pgbenchSeconds: 6 },
   rto: { diskBytes: 4 * GiB, journalBytes: 1.25 * GiB, checkpointCount: 600, rounds: 5 },
   reverse: { diskBytes: GiB, rounds: 3 },
+  pulumi: { applicationCount: 50, rounds: 5 },
   amplification: { loadBytes: 512 * MiB, loadSeconds: 40, quietSeconds: 70 },
 };
 
@@ -150,5 +152,6 @@ export const quickPlan: Plan = {
   vmCapture: { rounds: 2, bufferBytes: GiB, seconds: 1, pgbenchSeconds: 2 },
   rto: { diskBytes: 256 * MiB, journalBytes: 64 * MiB, checkpointCount: 40, rounds: 1 },
   reverse: { diskBytes: 64 * MiB, rounds: 1 },
+  pulumi: { applicationCount: 5, rounds: 1 },
   amplification: { loadBytes: 64 * MiB, loadSeconds: 4, quietSeconds: 3 },
 };
