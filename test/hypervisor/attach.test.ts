@@ -132,6 +132,38 @@ describe('attach by QMP', () => {
   );
 
   test(
+    'failed over, its VM is paused and what no target has is named, also after a restart; rolled back it goes on',
+    async () => {
+      await using rig = await AttachRig.start(twoDisks);
+      const { monitor } = rig.qemu;
+      const running = async (): Promise<boolean> =>
+        ((await monitor.execute('query-status')) as { running: boolean }).running;
+      await monitor.execute('cont');
+      const ask = async (id: string, kind: 'failover' | 'rollback', args: object): Promise<void> => {
+        await rig.target.client.startOperation(id, { kind, group, arguments: args } as never);
+        const { state } = await rig.target.client.waitOperation(id, () => undefined, AbortSignal.timeout(30_000));
+        expect(state).toBe('succeeded');
+      };
+      await ask('out', 'failover', { at: { by: 'latest' }, sourceMayBeAlive: true });
+      await waitFor('the VM is paused', async () => !(await running()));
+      const orphan = async (): Promise<string | undefined> =>
+        (await rig.status()).alerts.find(({ code }) => code === 'stale-epoch')?.message;
+      const told = await orphan();
+      expect(told).toMatch(/fencing: isolate.*orphan-erp-\S+ holds what no target has: \d+\.\d s, \d+ bytes/);
+      await rig.source.kill();
+      await monitor.execute('cont');
+      await rig.source.start();
+      await waitFor('paused again', async () => !(await running()), { timeoutMs: 30_000 });
+      expect(await orphan()).toBe(told);
+      await ask('back', 'rollback', { keepHours: 1 });
+      await waitFor('the VM goes on', running, { timeoutMs: 30_000 });
+      await rig.waitProtected();
+      expect(await orphan()).toBeUndefined();
+    },
+    longMs,
+  );
+
+  test(
     'a hung agent lets the guest go; started anew it reads only what was missed',
     async () => {
       await using rig = await AttachRig.start(twoDisks);

@@ -1,4 +1,5 @@
 import { existsSync, openSync, readFileSync, readSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from '@jest/globals';
 import type { Operation, OperationRequest } from '../../agent/src/service/operation-schemas.js';
 import { waitFor } from '../support/wait.js';
@@ -26,6 +27,22 @@ describe('an uncommitted failover', () => {
     await waitFor('the VM is gone', async () => (await rig.libvirt.list('--all')).length === 0);
     const [first] = (await rig.target.client.operations({ kind: 'rollback' })).operations;
     expect(first).toMatchObject({ drivenBy: 'policy', state: 'succeeded' });
+
+    // And committed by another one.
+    const { spec } = await rig.target.client.policy('shop');
+    const recovery = { ...spec.recovery!, uncommittedHours: 0.001, afterwards: 'commit' as const };
+    await rig.target.client.declareGroup('shop', { spec: { ...spec, recovery } });
+    const again = await rig.run('again', {
+      kind: 'failover',
+      arguments: { at: { by: 'latest' }, sourceMayBeAlive: true },
+    } as OperationRequest);
+    expect(again.state).toBe('succeeded');
+    await waitFor('committed', async () => (await rig.target.client.group('shop')).state === 'committed', {
+      timeoutMs: 60_000,
+    });
+    const [second] = (await rig.target.client.operations({ kind: 'commit' })).operations;
+    expect(second).toMatchObject({ drivenBy: 'policy' });
+    expect(await rig.libvirt.list()).toEqual(['count']);
   }, 180_000);
 });
 
@@ -103,9 +120,18 @@ describe('live VMs on libvirt', () => {
     expect(await said()).not.toContain('E');
   }, 120_000);
 
-  test('libvirtd dies while a commit mirrors: nothing was committed, and it can be asked for again', async () => {
+  test('no room for a commit; libvirtd dies while it mirrors: nothing was committed, and it can be asked for again', async () => {
     await failover();
     await counts();
+    const machines = join(rig.target.dataDirectory, 'machines', 'shop');
+    // Where the new disks would go there is no room.
+    await rig.lab.processes.run('mount', ['-t', 'tmpfs', '-o', 'size=20m', 'tmpfs', machines]);
+    const full = rig.run('commit-full', { kind: 'commit', arguments: {} });
+    await expect(full.finally(() => rig.lab.processes.run('umount', [machines]))).rejects.toMatchObject({
+      code: 'storage-full',
+      path: expect.stringContaining(machines),
+    });
+    expect((await rig.target.client.group('shop')).state).toBe('failed-over');
     await rig.libvirt.killDaemon();
     const refused = rig.run('commit', { kind: 'commit', arguments: {} });
     await expect(refused).rejects.toMatchObject({ code: 'hypervisor-unreachable' });
