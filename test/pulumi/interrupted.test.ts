@@ -1,7 +1,8 @@
 /** What an update leaves when it is cut short, and what nobody may read. */
 import { afterEach, beforeAll, beforeEach, expect, test } from '@jest/globals';
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import { operatorName } from '../support/agent-handle.js';
 import { describePulumi, pulumiTools, toolsTimeoutMs, type CommandResult } from '../support/pulumi-project.js';
 import { waitFor } from '../support/wait.js';
@@ -21,6 +22,27 @@ async function waitingUpdate(): Promise<{ pid: number; ended: Promise<CommandRes
   const update = rig.project.start('up', '--yes', '--skip-preview');
   await waitFor('the group', () => rig.target.client.group('shop'));
   return update;
+}
+
+/** What `ps` would have shown of any process while the work was under way. */
+async function watchProcesses(work: Promise<unknown>): Promise<string> {
+  const seen = new Set<string>();
+  let isOver = false;
+  const over = work.finally(() => (isOver = true)).catch(() => undefined);
+  while (!isOver) {
+    for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) seen.add(commandLine(pid));
+    await Promise.race([over, pause(50)]);
+  }
+  expect([...seen].some((line) => line.includes('pulumi-resource-tidemark'))).toBe(true);
+  return [...seen].join('\n');
+}
+
+function commandLine(pid: string): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8');
+  } catch {
+    return '';
+  }
 }
 
 describePulumi('cut short', () => {
@@ -65,7 +87,10 @@ describePulumi('cut short', () => {
       { sourceAddresses: { db: [{ 'fn::secret': canaries[1] }] } },
       { outputs: { addresses: '${shop.addresses}' } },
     );
-    const texts = [await ok(project.preview('--diff')), await ok(project.up('--diff'))];
+    const texts = [await ok(project.preview('--diff'))];
+    const update = ok(project.up('--diff'));
+    const lists = watchProcesses(update);
+    texts.push(await update, await lists);
     rig.declare({
       sourceAddresses: { db: [{ 'fn::secret': canaries[1] }] },
       recovery: { request: 'r', action: 'failover', checkpoint: { 'fn::secret': `label:${canaries[2]}` } },
