@@ -23,7 +23,7 @@ import { viewRequestSchema, viewStatusSchema } from '../service/view-schemas.js'
 import { everyone, operators, peersToo, readers, route, type Route } from './route.js';
 
 export const groupListSchema = z.object({ groups: z.array(groupStatusSchema) });
-const retiredListSchema = z.object({ groups: z.array(retiredGroupSchema) });
+export const retiredListSchema = z.object({ groups: z.array(retiredGroupSchema) });
 export const viewListSchema = z.object({ views: z.array(viewStatusSchema) });
 const groupParams = z.strictObject({ group: nameSchema });
 
