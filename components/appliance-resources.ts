@@ -111,7 +111,7 @@ export class SourceGroup extends pulumi.CustomResource {
     args: Args<z.input<typeof sourceGroupResourceSchema>>,
     options?: pulumi.CustomResourceOptions,
   ) {
-    const made = { policyRevision: undefined, owner: undefined, stale: undefined };
+    const made = { policyRevision: undefined, captureDiffers: undefined, owner: undefined, stale: undefined };
     super('tidemark:index:SourceGroup', name, { ...args, ...made }, options);
   }
 }

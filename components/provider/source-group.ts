@@ -25,11 +25,16 @@ export const sourceGroup: ResourceKind = {
   schema: sourceGroupResourceSchema,
   outputs: z.object({
     policyRevision: z.number(),
+    captureDiffers: z.boolean().describe('The agent captures otherwise than the program says: an update declares it'),
     owner: z.string().describe('URN of the resource that it belongs to, and a token of its create'),
     stale: z.boolean().describe('The agent could not be asked; the rest is as it was'),
   }),
   check: (inputs, before) => unchanged(inputs, before, ['name'], 'declare another resource for another group'),
-  changes: (urn, { owner }) => new Map(typeof owner === 'string' && urnOf(owner) !== urn ? [['owner', 'update']] : []),
+  changes: (urn, { owner, captureDiffers }) =>
+    new Map([
+      ...(typeof owner === 'string' && urnOf(owner) !== urn ? [['owner', 'update'] as const] : []),
+      ...(captureDiffers === true ? [['capture', 'update'] as const] : []),
+    ]),
 
   async create(given, call) {
     if (!isKnown(given)) return { id: '', outputs: { ...given, ...unknownFacts } };
@@ -48,7 +53,7 @@ export const sourceGroup: ResourceKind = {
       ...(known === undefined ? {} : { previousOwner: known }),
     });
     const id = `${inputs.source.api.replace(/\/$/, '')}/${name}`;
-    const outputs = { ...given, policyRevision, owner, stale: false };
+    const outputs = { ...given, policyRevision, owner, ...settled };
     try {
       await waitUntil(client, inputs, call);
     } catch (error) {
@@ -64,7 +69,7 @@ export const sourceGroup: ResourceKind = {
     const owner = renamed(previousOwner, call.urn);
     const client = call.sites.client(inputs.source);
     const declared = await client.sourceGroup(inputs.name);
-    const same = canonicalJson(declared.spec) === canonicalJson(inputs.capture);
+    const same = isSame(declared.spec, inputs.capture);
     const revision = before['policyRevision'];
     // An update of ours that was cut short is not somebody else's change.
     if (!same && typeof revision === 'number' && declared.policyRevision !== revision)
@@ -72,14 +77,13 @@ export const sourceGroup: ResourceKind = {
         'stale-revision',
         `This update was computed at policy revision ${revision}, and the source group ${inputs.name} is at ${declared.policyRevision}; nothing was changed.`,
       );
-    if (call.preview)
-      return { ...given, policyRevision: same ? declared.policyRevision : unknown, owner, stale: false };
+    if (call.preview) return { ...given, policyRevision: same ? declared.policyRevision : unknown, owner, ...settled };
     const { policyRevision } = await client.declareSourceGroup(inputs.name, {
       spec: given['capture'] as Capture,
       ...{ owner, ...(previousOwner === '' ? {} : { previousOwner }) },
       expect: { policyRevision: declared.policyRevision },
     });
-    return { ...given, policyRevision, owner, stale: false };
+    return { ...given, policyRevision, owner, ...settled };
   },
 
   async read(id, before, given, call) {
@@ -87,8 +91,10 @@ export const sourceGroup: ResourceKind = {
     if (given === undefined) return importSource(id, call);
     if (!inputs.success) return { state: { id, outputs: before }, inputs: given };
     try {
-      await call.sites.client(inputs.data.source).sourceGroup(inputs.data.name);
-      return { state: { id, outputs: { ...before, stale: false } }, inputs: given };
+      const declared = await call.sites.client(inputs.data.source).sourceGroup(inputs.data.name);
+      const { policyRevision } = declared;
+      const captureDiffers = !isSame(declared.spec, inputs.data.capture);
+      return { state: { id, outputs: { ...before, policyRevision, captureDiffers, stale: false } }, inputs: given };
     } catch (error) {
       if (isTidemarkError(error, 'group-unknown')) return undefined;
       if (!isUnreachable(error)) throw error;
@@ -119,7 +125,14 @@ export const sourceGroup: ResourceKind = {
   },
 };
 
-const unknownFacts: Properties = { policyRevision: unknown, owner: unknown, stale: unknown };
+const settled = { captureDiffers: false, stale: false };
+const unknownFacts: Properties = {
+  ...{ policyRevision: unknown, captureDiffers: unknown, owner: unknown, stale: unknown },
+};
+
+function isSame(a: SourceGroupInputs['capture'], b: SourceGroupInputs['capture']): boolean {
+  return canonicalJson(a) === canonicalJson(b);
+}
 
 function planText({ name, capture }: SourceGroupInputs): string {
   const what = [...capture.vms.map(({ vm }) => `VM ${vm}`), ...capture.disks.map((disk) => `disk ${disk.name}`)];
@@ -193,7 +206,7 @@ async function importSource(id: string, call: Call) {
   try {
     const { name, spec, owner, policyRevision } = await call.sites.client(source).sourceGroup(match[2]!);
     const inputs = { name, source, capture: spec };
-    return { state: { id, outputs: { ...inputs, policyRevision, owner: owner ?? '', stale: false } }, inputs };
+    return { state: { id, outputs: { ...inputs, policyRevision, owner: owner ?? '', ...settled } }, inputs };
   } catch (error) {
     if (isTidemarkError(error, 'group-unknown')) return undefined;
     throw error;
