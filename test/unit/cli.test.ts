@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { runCli } from '../../agent/src/cli/program.js';
@@ -57,6 +57,42 @@ describe('tidemark', () => {
   afterAll(async () => {
     await fixture.stop();
     rmSync(directory, { recursive: true });
+  });
+
+  test('key export: every key of the host in one file for its owner alone, and what it lacks is said', async () => {
+    const data = join(directory, 'data');
+    const retired = join(data, 'groups', '.retired', '9999999999999-old');
+    mkdirSync(retired, { recursive: true });
+    const keyOf = (name: string): string => join(directory, `${name}.key32`);
+    for (const [index, name] of ['shop', 'old', 'plain'].entries())
+      writeFileSync(keyOf(name), `${String(index + 1).repeat(64)}\n`);
+    writeFileSync(join(data, 'key-files.json'), JSON.stringify({ shop: keyOf('shop') }));
+    const spec = {
+      streams: ['a'],
+      disks: [{ name: 'd', sizeBytes: 4096, stream: 'a' }],
+      encryptionKeyFile: keyOf('old'),
+    };
+    const policy = { spec, policyRevision: 1, owner: null };
+    writeFileSync(join(retired, 'retired.json'), JSON.stringify({ policy }));
+    const config = join(directory, 'agent.yaml');
+    const tls = `tls: { certificate: a, key: b, authority: c }\ndataDirectory: ${data}\n`;
+    writeFileSync(config, `site: fra\nagent: fra-1\n${tls}`);
+    const file = join(directory, 'escrow.json');
+    const first = await tidemark('key', 'export', file, '--config', config);
+    expect(first).toMatchObject({ code: 0, out: expect.stringContaining('keys of shop, old') });
+    expect(statSync(file).mode & 0o777).toBe(0o600);
+    const { keys } = JSON.parse(readFileSync(file, 'utf8')) as { keys: { group: string; key: string }[] };
+    expect(keys.map(({ group, key }) => [group, key])).toEqual([
+      ['shop', '1'.repeat(64)],
+      ['old', '2'.repeat(64)],
+    ]);
+    const again = await tidemark('key', 'export', file, '--config', config);
+    expect(again.err).toContain('storage-exists');
+    rmSync(keyOf('old'));
+    const lacking = await tidemark('key', 'export', `${file}.2`, '--config', config);
+    expect(lacking.err).toContain('lacks keys that cannot be read: old');
+    expect(lacking.code).not.toBe(0);
+    expect(first.out + again.err + lacking.err).not.toContain('1'.repeat(64));
   });
 
   test('--version and --help', async () => {

@@ -7,6 +7,7 @@ import { addDrillCommands } from './commands/drills.js';
 import { addExportCommand } from './commands/export.js';
 import { addFilesCommands } from './commands/files.js';
 import { addHookCommand } from './commands/hook.js';
+import { addKeyCommands } from './commands/keys.js';
 import { addLocalCommands } from './commands/local.js';
 import { addOperationCommands } from './commands/operations.js';
 import { addStatusCommands } from './commands/status.js';
@@ -46,6 +47,7 @@ export function createProgram(context: CliContext): Command {
   addDrillCommands(program, context);
   addOperationCommands(program, context);
   addHookCommand(addVmCommands(program, context), context);
+  addKeyCommands(program, context);
   addLocalCommands(program, context);
   return program;
 }

@@ -57,6 +57,11 @@ export class KeyFiles {
     return this.#files.get(group);
   }
 
+  /** Group and file, as far as they are known. */
+  entries(): [string, string][] {
+    return [...this.#files];
+  }
+
   /** Of the configuration: goes before what was remembered, and need not be remembered. */
   set(group: string, file: string): void {
     this.#files.set(group, file);
