@@ -73,6 +73,8 @@ export class Cluster implements ClusterView {
       ),
       settings: {
         checkpointIntervalMs: 1000,
+        // Half of the seeds: about what a barrier takes (see Faults), so that holds are broken often.
+        holdMsMax: seed % 2 === 0 ? 100 : 12,
         tiers: [
           { untilAgeMs: 7000, everyMs: 0 },
           { untilAgeMs: 20_000, everyMs: 4000 },

@@ -4,13 +4,19 @@ import type { SourceHost } from './source-host.js';
 import type { TargetHost } from './target-host.js';
 import type { CrashKind } from './world/sim-host.js';
 
+/** Beside several sources one message may take as long as a hold may (see Cluster): barriers break. */
 const healthySpeed = { latencyMs: 2, jitterMs: 1, bytesPerSecond: 20_000_000 };
+const unevenSpeed = { ...healthySpeed, jitterMs: 10 };
 
 export class Faults {
   count = 0;
   private stopped = false;
 
   constructor(private readonly cluster: ClusterView) {}
+
+  private get healthy(): typeof healthySpeed {
+    return this.cluster.sources.length > 1 ? unevenSpeed : healthySpeed;
+  }
 
   start(): void {
     this.everyLinkHealthy();
@@ -152,10 +158,10 @@ export class Faults {
     const { network, random } = this.cluster.world;
     const bytesPerSecond = 8000 + random.int(60_000);
     this.cluster.note(`fault: ${bytesPerSecond} B/s ${source.host.name}-${target.host.name}`);
-    network.setSpeed(source.host.name, target.host.name, { ...healthySpeed, bytesPerSecond });
+    network.setSpeed(source.host.name, target.host.name, { ...this.healthy, bytesPerSecond });
     if (random.chance(0.6)) source.hotSectors = 8 + random.int(48);
     this.later(2000, 8000, () => {
-      network.setSpeed(source.host.name, target.host.name, healthySpeed);
+      network.setSpeed(source.host.name, target.host.name, this.healthy);
       source.hotSectors = undefined;
     });
   }
@@ -205,7 +211,7 @@ export class Faults {
       source.hotSectors = undefined;
       for (const target of targets) {
         world.network.heal(source.host.name, target.host.name);
-        world.network.setSpeed(source.host.name, target.host.name, healthySpeed);
+        world.network.setSpeed(source.host.name, target.host.name, this.healthy);
       }
     }
   }

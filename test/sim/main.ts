@@ -18,7 +18,7 @@ const { values } = parseArgs({
     seed: { type: 'string' },
     plant: { type: 'string' },
     /** Seeds that a planted bug may take to be caught; 0 leaves the planted bugs out. */
-    planted: { type: 'string', default: '150' },
+    planted: { type: 'string', default: '300' },
     log: { type: 'boolean', default: false },
     worker: { type: 'boolean', default: false },
   },

@@ -1,6 +1,7 @@
 import { describe, expect, test } from '@jest/globals';
 import { RecordKind } from '../../agent/src/block/record.js';
 import { AckGate } from '../../agent/src/capture/ack-gate.js';
+import type { Clock } from '../../agent/src/core/clock.js';
 import { CheckpointTimer } from '../../agent/src/capture/checkpoint-timer.js';
 import { Histogram } from '../../agent/src/capture/histogram.js';
 import { InPathExport } from '../../agent/src/capture/in-path-export.js';
@@ -192,6 +193,21 @@ describe('gate, time, timer', () => {
     timer.stop();
     await world.run({ untilMs: 9000 });
     expect(due).toEqual([1000, 2000, 3000]);
+  });
+
+  test('a timer that comes a moment too early is not the last', async () => {
+    const world = new SimWorld(4);
+    const { clock } = world.addHost('h').start();
+    const early: Clock = {
+      monotonicMs: () => clock.monotonicMs(),
+      wallMs: () => clock.wallMs(),
+      after: (delayMs, fire) => clock.after(Math.max(0, delayMs - 1e-7), fire),
+    };
+    let count = 0;
+    const timer = new CheckpointTimer(early, 1000, () => count++);
+    await world.run({ untilMs: 5500 });
+    timer.stop();
+    expect(count).toBe(5);
   });
 
   test('histogram percentiles', () => {

@@ -39,6 +39,9 @@ export class CheckpointTimer {
 
   private arm(): Timer {
     const { clock } = this;
-    return clock.after(Math.max(0, this.dueMs - clock.monotonicMs()), () => this.poll(clock.monotonicMs()));
+    // It may come a moment too early, by rounding: without another nobody would look before the next write.
+    return clock.after(Math.max(0, this.dueMs - clock.monotonicMs()), () =>
+      this.poll(Math.max(this.dueMs, clock.monotonicMs())),
+    );
   }
 }
