@@ -16,7 +16,7 @@ while [ -z "$stopping" ]; do
   [ "$(stat -c %s "$dir/agent.log" 2>/dev/null || echo 0)" -lt 16777216 ] || mv -f "$dir/agent.log" "$dir/agent.log.1"
   starts=$((starts + 1))
   echo $starts >"$dir/service.starts"
-  "$dir/current/tidemark" agent run --config "$dir/current/agent.yaml" >>"$dir/agent.log" 2>&1 &
+  MALLOC_ARENA_MAX=2 "$dir/current/tidemark" agent run --config "$dir/current/agent.yaml" >>"$dir/agent.log" 2>&1 &
   child=$!
   echo "$child" >"$dir/agent.pid"
   [ -z "$stopping" ] || kill -TERM "$child" 2>/dev/null
