@@ -65,6 +65,22 @@ describe('drill of a VM on libvirt', () => {
     expect(await leftovers()).toEqual([]);
   }, 120_000);
 
+  test('full scratch pauses a VM, and gives its guest no error', async () => {
+    const drill = await rig.run('tight', {
+      kind: 'drill',
+      arguments: { at: { by: 'latest' }, keepMinutes: 60, scratchLimitBytes: 1 },
+    });
+    const { name } = (drill.result?.['boots'] as { name: string }[])[0]!;
+    const log = /<source path='([^']*serial0.log)'/.exec(await rig.libvirt.virsh.run(['dumpxml', name]))![1]!;
+    const state = (): Promise<string> => rig.libvirt.virsh.run(['domstate', name, '--reason']);
+    await waitFor('it is paused', async () => (await state()).trim() === 'paused (I/O error)', { timeoutMs: 60_000 });
+    expect(readFileSync(log, 'utf8')).not.toContain('E');
+    expect((await rig.run('stop-tight', { kind: 'drill-stop', arguments: { drill: 'tight' } })).state).toBe(
+      'succeeded',
+    );
+    expect(await leftovers()).toEqual([]);
+  }, 120_000);
+
   test('kill -9 of the agent in the middle: it goes on, and leaves nothing', async () => {
     await rig.target.client.startOperation('killed', {
       kind: 'drill',
