@@ -89,6 +89,23 @@ describePulumi('a protection group by configuration', () => {
       policy: policy({ streams: ['elsewhere'], disks: [{ name: 'data', sizeBytes: 4096, stream: 'elsewhere' }] }),
     });
     await fails(project.preview(), 'policy.streams', 'never replaced');
+    const named = { target: { api: `https://${rig.target.addresses.api}` }, group: 'shop' };
+    const invoke = (name: string, more: object = {}): object => ({
+      'fn::invoke': { function: `tidemark:${name}`, arguments: { ...named, ...more } },
+    });
+    declare(
+      {},
+      {
+        variables: {
+          status: invoke('getStatus'),
+          list: invoke('getCheckpoints', { limit: 2 }),
+          move: invoke('getForecast', { action: 'commit' }),
+        },
+        outputs: { state: '${status.state}', newest: '${list.checkpoints[0].kind}', legal: '${move.legalActions}' },
+      },
+    );
+    await succeeds(project.up());
+    expect(await project.outputs()).toEqual({ state: 'protecting', newest: 'crash', legal: ['failover', 'move'] });
     declare();
     await succeeds(project.up());
   }, 300_000);
