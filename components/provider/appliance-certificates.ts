@@ -23,7 +23,8 @@ export const certificateAuthority: ResourceKind = {
   description: 'A certificate authority for agents and operators. Its key is a secret of the state',
   schema: certificateAuthoritySchema,
   outputs: z.object(made),
-  check: (inputs, before) => unchanged(inputs, before, ['name', 'days'], 'every certificate of it would be void'),
+  check: (inputs, before) =>
+    unchanged(certificateAuthoritySchema, inputs, before, ['name', 'days'], 'every certificate of it would be void'),
 
   async create(given, { preview }) {
     if (preview || !isKnown(given)) return { id: '', outputs: { ...given, ...unknownPair } };
@@ -41,7 +42,8 @@ export const agentEnrolment: ResourceKind = {
   description: 'A certificate for an agent, or for a person who drives agents; renewed by an update before it ends',
   schema: agentEnrolmentSchema,
   outputs: z.object(made),
-  check: (inputs, before) => unchanged(inputs, before, ['name'], 'declare another enrolment for another name'),
+  check: (inputs, before) =>
+    unchanged(agentEnrolmentSchema, inputs, before, ['name'], 'declare another enrolment for another name'),
 
   /** It ends soon. */
   changes: (_urn, { expires, renewDays }) =>
@@ -83,15 +85,21 @@ export function asItWas(
   return { state: { id, outputs: before }, inputs };
 }
 
-/** Refusals of properties that a resource keeps for its life. */
+/** Refusals of properties that a resource keeps for its life; a default that is written out is no change. */
 export function unchanged(
+  schema: z.ZodObject,
   inputs: Properties,
   before: Properties | undefined,
   names: readonly string[],
   why: string,
 ): Failure[] {
   if (before === undefined) return [];
+  const [young, old] = [inputs, before].map((given) => {
+    const parsed = schema.safeParse(given);
+    return parsed.success ? (parsed.data as Properties) : undefined;
+  });
+  const [now, then] = young === undefined || old === undefined ? [inputs, before] : [young, old];
   return names
-    .filter((name) => typeof inputs[name] !== 'symbol' && inputs[name] !== before[name])
+    .filter((name) => typeof now[name] !== 'symbol' && now[name] !== then[name])
     .map((name) => ({ property: name, reason: `it cannot change: ${why}` }));
 }

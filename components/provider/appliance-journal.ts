@@ -25,7 +25,10 @@ export const targetJournal: ResourceKind = {
     mountPoint: z.string().describe('For the appliance; empty without a device'),
     owner: z.string(),
   }),
-  check: (inputs, before) => [...unchanged(inputs, before, fixed, why), ...hostChanged(inputs, before)],
+  check: (inputs, before) => [
+    ...unchanged(targetJournalSchema, inputs, before, fixed, why),
+    ...hostChanged(inputs, before),
+  ],
 
   async create(given, { urn, preview, existed, tell }) {
     if (!isKnown(given)) return { id: '', outputs: { ...given, ...planned(given), owner: unknown } };

@@ -5,7 +5,6 @@
 import { z } from 'zod';
 import { isTidemarkError } from '../agent-client.js';
 import { sitePeeringSchema, type SitePeeringInputs } from './appliance-inputs.js';
-import { unchanged } from './appliance-certificates.js';
 import { isKnown } from './check.js';
 import { newOwner, renamed, urnOf } from './owner.js';
 import type { Call, ResourceKind } from './resource.js';
@@ -23,11 +22,9 @@ export const sitePeering: ResourceKind = {
     stale: z.boolean().describe('An agent could not be asked; the rest is as it was'),
   }),
   check: (inputs, before) =>
-    (['first', 'second'] as const).flatMap((side) =>
-      unchanged(agentOf(inputs[side]), before && agentOf(before[side]), ['agent'], 'declare another peering').map(
-        ({ reason }) => ({ property: `${side}.agent`, reason }),
-      ),
-    ),
+    (['first', 'second'] as const)
+      .filter((side) => before !== undefined && isChanged(agentOf(inputs[side]), agentOf(before[side])))
+      .map((side) => ({ property: `${side}.agent`, reason: 'it cannot change: declare another peering' })),
   changes: (urn, { owner }) => new Map(typeof owner === 'string' && urnOf(owner) !== urn ? [['owner', 'update']] : []),
 
   async create(given, call) {
@@ -112,6 +109,10 @@ async function ownerAt(at: Peered, peer: Peered, call: Call): Promise<string | u
   }
 }
 
-function agentOf(side: unknown): Properties {
-  return typeof side === 'object' && side !== null ? { agent: (side as Properties)['agent'] } : {};
+function agentOf(side: unknown): unknown {
+  return typeof side === 'object' && side !== null ? (side as Properties)['agent'] : undefined;
+}
+
+function isChanged(now: unknown, before: unknown): boolean {
+  return typeof now === 'string' && now !== before;
 }

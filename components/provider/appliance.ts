@@ -33,7 +33,10 @@ export const appliance: ResourceKind = {
     owner: z.string().describe('URN of the resource that it belongs to, and a token of its create'),
     stale: z.boolean().describe('The host could not be asked; the rest is as it was'),
   }),
-  check: (inputs, before) => [...unchanged(inputs, before, fixed, why), ...hostChanged(inputs, before)],
+  check: (inputs, before) => [
+    ...unchanged(applianceSchema, inputs, before, fixed, why),
+    ...hostChanged(inputs, before),
+  ],
 
   /** The executable is another one than was copied, or the resource has another name. */
   changes: (urn, { bundle, bundleSha256, owner }) => {

@@ -29,7 +29,8 @@ export const sourceGroup: ResourceKind = {
     owner: z.string().describe('URN of the resource that it belongs to, and a token of its create'),
     stale: z.boolean().describe('The agent could not be asked; the rest is as it was'),
   }),
-  check: (inputs, before) => unchanged(inputs, before, ['name'], 'declare another resource for another group'),
+  check: (inputs, before) =>
+    unchanged(sourceGroupResourceSchema, inputs, before, ['name'], 'declare another resource for another group'),
   changes: (urn, { owner, captureDiffers }) =>
     new Map([
       ...(typeof owner === 'string' && urnOf(owner) !== urn ? [['owner', 'update'] as const] : []),
