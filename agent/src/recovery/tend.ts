@@ -12,7 +12,7 @@ const hourMs = 3_600_000;
 /** A look for leftovers costs a few calls of the hypervisor. */
 const sweepMs = 15_000;
 /** From the failure of a transition that must be finished to its next try. */
-const goOnMs = 4000;
+const goOnMs = 1000;
 
 export class Tending {
   private nextSweepMs = 0;
