@@ -6,7 +6,7 @@ import type { CrashKind } from './world/sim-host.js';
 
 /** Beside several sources one message may take as long as a hold may (see Cluster): barriers break. */
 const healthySpeed = { latencyMs: 2, jitterMs: 1, bytesPerSecond: 20_000_000 };
-const unevenSpeed = { ...healthySpeed, jitterMs: 10 };
+const unevenSpeed = { ...healthySpeed, jitterMs: 6 };
 
 export class Faults {
   count = 0;
@@ -15,7 +15,7 @@ export class Faults {
   constructor(private readonly cluster: ClusterView) {}
 
   private get healthy(): typeof healthySpeed {
-    return this.cluster.sources.length > 1 ? unevenSpeed : healthySpeed;
+    return this.cluster.sources.length > 1 && !this.stopped ? unevenSpeed : healthySpeed;
   }
 
   start(): void {
