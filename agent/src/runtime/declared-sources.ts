@@ -124,10 +124,9 @@ export class DeclaredSources {
     if (direction === undefined && isTarget(name))
       throw new TidemarkError('group-exists', `${name} is a target group of this agent.`, { path: 'name' });
     if (direction === undefined) return;
-    const isSame = known !== undefined && canonicalJson(known.spec) === canonicalJson(request.spec);
-    if (direction.role === 'target' && !isSame)
+    if (direction.role === 'target' && known === undefined)
       throw new TidemarkError(
-        'illegal-state',
+        'group-exists',
         `Group ${name} was reversed and is protected to here; what is captured is for its other side to say.`,
         { path: 'name' },
       );
@@ -149,14 +148,16 @@ export class DeclaredSources {
     if (!changes) return records.save(record);
     const running = sources.find(name);
     const plan = running === undefined ? undefined : planSourceGroup(running.config, config);
+    const direction = directions.get(name);
     const [refused] = plan?.refused ?? [];
     if (refused !== undefined)
       throw new TidemarkError('request-invalid', `${refused.path}: ${refused.reason}`, { path: refused.path });
     this.checkPlace(config);
+    // It does nothing until the group comes home; its VMs are elsewhere.
+    if (direction?.role === 'target') return records.save(record);
     await vms.plan(config).catch((error: unknown) => {
       throw inSpec(error);
     });
-    const direction = directions.get(name);
     if (direction?.role === 'source') await directions.save({ ...direction, config });
     await records.save(record);
     events.emit('source-declared', { group: name, policyRevision });
