@@ -21,20 +21,31 @@ export interface GroupPlace {
   readonly source?: SiteInput | undefined;
 }
 
-/** Throws `group-unknown` when nobody has it, and the reason of an agent that would have to be asked and cannot be. */
-export async function findAuthority(sites: Sites, { name, target, source }: GroupPlace): Promise<Authority> {
-  const first = sites.client(target);
-  const second = source === undefined ? undefined : sites.client(source);
-  const here = await ask(first, name);
-  if (here.status !== undefined && isKeeper(here.status))
-    return { client: first, status: here.status, reversed: false, other: second };
-  if (second === undefined) {
-    if (here.status === undefined) throw here.error;
-    return { client: first, status: here.status, reversed: true, other: undefined };
+/**
+ * `wasReversed`, what the state says, is who is asked first: in a disaster the other answers nothing, late. Throws
+ * `group-unknown` when nobody has it, and the reason of an agent that would have to be asked and cannot be.
+ */
+export async function findAuthority(
+  sites: Sites,
+  { name, target, source }: GroupPlace,
+  wasReversed = false,
+): Promise<Authority> {
+  const atTarget = sites.client(target);
+  const atSource = source === undefined ? undefined : sites.client(source);
+  if (wasReversed && atSource !== undefined) {
+    const { status } = await ask(atSource, name);
+    if (status !== undefined && isKeeper(status)) return { client: atSource, status, reversed: true, other: atTarget };
   }
-  const there = await ask(second, name);
+  const here = await ask(atTarget, name);
+  if (here.status !== undefined && isKeeper(here.status))
+    return { client: atTarget, status: here.status, reversed: false, other: atSource };
+  if (atSource === undefined) {
+    if (here.status === undefined) throw here.error;
+    return { client: atTarget, status: here.status, reversed: true, other: undefined };
+  }
+  const there = await ask(atSource, name);
   if (there.status !== undefined && isKeeper(there.status))
-    return { client: second, status: there.status, reversed: true, other: first };
+    return { client: atSource, status: there.status, reversed: true, other: atTarget };
   if (here.status === undefined) throw here.error;
   // It was reversed, so it is not gone, whatever the other says now.
   throw there.status === undefined && isUnreachable(there.error) ? there.error : nobody(name);

@@ -33,7 +33,7 @@ export async function createGroup(given: Properties, call: Call & { readonly exi
   const ran = recovery === undefined ? [] : [recovery.request];
   const state = async (): Promise<State> => ({
     id,
-    outputs: groupOutputs(inputs, given, await readFacts(call.sites, inputs), {}, ran),
+    outputs: groupOutputs(inputs, given, await readFacts(call.sites, inputs, {}), {}, ran),
   });
   try {
     await waitUntil(inputs, call);
@@ -103,7 +103,7 @@ async function refuseTransition(
   call: Call,
 ): Promise<void> {
   if (recovery === undefined) return;
-  const clients = [known?.client ?? call.sites.client(target), known?.other];
+  const clients = [known?.client ?? call.sites.client(target), known?.reversed === true ? known.other : undefined];
   if ((await findRun(clients, name, recovery)) !== undefined) return;
   throw new Error(unheardText(name, recovery));
 }

@@ -43,17 +43,26 @@ export interface GroupFacts extends Authority {
   readonly targetSite: string | undefined;
   /** The newest transition. */
   readonly last: Operation | undefined;
+  /** Held the journal when the state was written. */
+  readonly formerly: AgentClient | undefined;
 }
 
-export async function readFacts(sites: Sites, inputs: ProtectionGroupInputs): Promise<GroupFacts> {
-  const authority = await findAuthority(sites, inputs);
+/** Asks the agent that holds the journal, and the other only for what turned round since `before` was written. */
+export async function readFacts(sites: Sites, inputs: ProtectionGroupInputs, before: Properties): Promise<GroupFacts> {
+  const authority = await findAuthority(sites, inputs, before['reversed'] === true);
   const { client, reversed, other } = authority;
   const [agent, newest] = await Promise.all([client.agent(), newestTransition(client, inputs.name)]);
+  const hasTurned = other !== undefined && reversed !== (before['reversed'] === true);
+  const known = text(before['targetSite']);
   const targetSite =
-    reversed && other !== undefined ? await quietly(async () => (await other.agent()).site) : agent.site;
+    !reversed || other === undefined
+      ? agent.site
+      : known !== ''
+        ? known
+        : await quietly(async () => (await other.agent()).site);
   // Behind a reversal the new history has none yet.
-  const last = newest ?? (other === undefined ? undefined : await quietly(() => newestTransition(other, inputs.name)));
-  return { ...authority, site: agent.site, targetSite, last };
+  const last = newest ?? (hasTurned ? await quietly(() => newestTransition(other, inputs.name)) : undefined);
+  return { ...authority, site: agent.site, targetSite, last, formerly: hasTurned ? other : undefined };
 }
 
 async function newestTransition(client: AgentClient, group: string): Promise<Operation | undefined> {

@@ -22,7 +22,7 @@ export async function readGroup(
   if (!inputs.success) return { state: { id, outputs: before }, inputs: given };
   const found = (outputs: Properties): Found => ({ state: { id, outputs }, inputs: given });
   try {
-    const facts = await readFacts(call.sites, inputs.data);
+    const facts = await readFacts(call.sites, inputs.data, before);
     const outputs = groupOutputs(inputs.data, given, facts, before);
     const { imported = false } = before;
     return found({ ...outputs, imported, policyDiffers: await policyDiffers(facts, inputs.data, given) });
@@ -47,7 +47,7 @@ async function importGroup(id: string, call: Call): Promise<Found | undefined> {
   const given = (spec: unknown): Properties => ({ name, target, policy: spec });
   try {
     const inputs = given((await client.policy(name)).spec);
-    const facts = await readFacts(call.sites, protectionGroupSchema.parse(inputs));
+    const facts = await readFacts(call.sites, protectionGroupSchema.parse(inputs), {});
     const outputs = groupOutputs(protectionGroupSchema.parse(inputs), inputs, facts, {});
     return { state: { id, outputs: { ...outputs, imported: true } }, inputs };
   } catch (error) {

@@ -18,7 +18,11 @@ export async function deleteGroup(before: Properties, { sites, tell }: Call): Pr
   const { owner, epoch, policyRevision } = before;
   const graceDays = forceDestroy ? 0 : deletionGraceDays;
   try {
-    const { client, status, reversed, other } = await findAuthority(sites, { name, target, source });
+    const { client, status, reversed, other } = await findAuthority(
+      sites,
+      { name, target, source },
+      before['reversed'] === true,
+    );
     if (reversed && other === undefined)
       throw new TidemarkError(
         'illegal-state',

@@ -27,12 +27,12 @@ export async function updateGroup(id: string, before: Properties, given: Propert
   const { name, recovery } = inputs;
   const wasRetired = before['state'] === 'retired';
   if (wasRetired && (await restore(inputs, call)) === 'planned') return { ...given, ...unknownFacts };
-  const facts = await readFacts(call.sites, inputs);
+  const facts = await readFacts(call.sites, inputs, before);
   refuseUnnamed(facts);
-  const { client, other, site, reversed } = facts;
+  const { client, formerly, site, reversed } = facts;
   const asked = recovery !== undefined && !requestsOf(before).includes(recovery.request) ? recovery : undefined;
   // A request that named another action is refused, also one that has run.
-  const found = recovery === undefined ? undefined : await findRun([client, other], name, recovery);
+  const found = recovery === undefined ? undefined : await findRun([client, formerly], name, recovery);
   const known = asked === undefined ? undefined : found;
   if (asked !== undefined && known === undefined && (before['imported'] === true || wasRetired)) {
     const reason = unheardText(name, asked);
@@ -64,7 +64,7 @@ export async function updateGroup(id: string, before: Properties, given: Propert
   // What was asked for once has run, whatever comes of it.
   const ran = asked === undefined ? [] : [asked.request];
   const outputs = async (requests: readonly string[]): Promise<Properties> =>
-    groupOutputs(inputs, given, await readFacts(call.sites, inputs), before, requests);
+    groupOutputs(inputs, given, await readFacts(call.sites, inputs, before), before, requests);
   if (known?.state === 'failed' || known?.state === 'cancelled') await call.tell.say('warning', failureText(known));
   if (pending === undefined) return outputs(ran);
   return runTransition(pending, now, { id, declared: declaration.needed, outputs, before, given, call });
@@ -100,7 +100,7 @@ async function runTransition(
 
 /** Behind a reversal: the agent that holds the journal now learns whose the group is, and what the program says. */
 async function settle(inputs: ProtectionGroupInputs, given: Properties, before: Properties, call: Call): Promise<void> {
-  const facts = await readFacts(call.sites, inputs);
+  const facts = await readFacts(call.sites, inputs, before);
   const declaration = await planDeclaration(facts, inputs, given, before, call.urn);
   if (declaration.needed) await declare(facts, declaration, before);
 }

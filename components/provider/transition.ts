@@ -12,7 +12,7 @@ import type { Call } from './resource.js';
 import { isUnreachable } from './sites.js';
 
 export interface Transition {
-  readonly facts: Pick<GroupFacts, 'client' | 'other'>;
+  readonly facts: Pick<GroupFacts, 'client' | 'other' | 'formerly'>;
   readonly group: string;
   /** Site of the agent that holds the journal: a failover goes there. */
   readonly site: string;
@@ -77,10 +77,10 @@ export async function foresee(transition: Transition, call: Call): Promise<NonNu
 /** Starts it, or joins the one that runs, and waits for its end. */
 export async function run(transition: Transition, now: GroupStatus, call: Call): Promise<Operation> {
   const { facts, group, recovery } = transition;
-  const { client, other } = facts;
+  const { client, formerly } = facts;
   refuseOtherSite(transition);
   const id = operationId(group, recovery.request);
-  const known = await findRun([client, other], group, recovery);
+  const known = await findRun([client, formerly], group, recovery);
   // Over at an agent that is not asked any more.
   if (known !== undefined && known.state !== 'running') return known;
   if (known === undefined)
