@@ -144,6 +144,17 @@ describePulumi('a protection group by configuration', () => {
       declare(failover('r1'));
       await succeeds(project.up());
       expect(await project.outputs()).toMatchObject({ ...atSource, epoch: 3 });
+      // What comes too late between a look and a deed the agent itself refuses.
+      const { client } = rig.target;
+      const { spec } = await client.policy('shop');
+      const late = { kind: 'rollback', group: 'shop', arguments: {}, expect: { epoch: 2 } } as const;
+      for (const [code, ask] of [
+        ['stale-epoch', () => client.declareGroup('shop', { spec, expect: { epoch: 2 } })],
+        ['stale-revision', () => client.declareGroup('shop', { spec, expect: { epoch: 3, policyRevision: 0 } })],
+        ['stale-epoch', () => client.startOperation('late', late)],
+        ['stale-epoch', () => client.removeGroup('shop', { epoch: 2 })],
+      ] as const)
+        await expect(ask()).rejects.toMatchObject({ code });
       declare();
       await succeeds(project.up());
     }, 300_000);
