@@ -67,7 +67,7 @@ export class TargetJournal extends pulumi.CustomResource {
   declare readonly mountPoint: pulumi.Output<string>;
 
   constructor(name: string, args: Args<z.input<typeof targetJournalSchema>>, options?: pulumi.CustomResourceOptions) {
-    const made = { dataDirectory: undefined, mountPoint: undefined, owner: undefined };
+    const made = { dataDirectory: undefined, mountPoint: undefined, volume: undefined, owner: undefined };
     super('tidemark:index:TargetJournal', name, { ...args, host: withSecretLogin(args.host), ...made }, options);
   }
 }

@@ -23,6 +23,7 @@ export const targetJournal: ResourceKind = {
   outputs: z.object({
     dataDirectory: z.string().describe('For the appliance'),
     mountPoint: z.string().describe('For the appliance; empty without a device'),
+    volume: z.string().describe('UUID of the file system on the device; empty without one'),
     owner: z.string(),
   }),
   check: (inputs, before) => [
@@ -31,7 +32,7 @@ export const targetJournal: ResourceKind = {
   ],
 
   async create(given, { urn, preview, existed, tell }) {
-    if (!isKnown(given)) return { id: '', outputs: { ...given, ...planned(given), owner: unknown } };
+    if (!isKnown(given)) return { id: '', outputs: { ...given, ...planned(given), volume: unknown, owner: unknown } };
     const inputs = targetJournalSchema.parse(given);
     if (existed)
       throw new Error(`The journal ${inputs.directory} is never replaced. Run the update without --replace.`);
@@ -39,16 +40,17 @@ export const targetJournal: ResourceKind = {
       const { directory, device, fileSystem } = inputs;
       if (device !== undefined)
         await tell.say('info', `formats ${device} with ${fileSystem} for ${directory}, if nothing is on it`);
-      return { id: '', outputs: { ...given, ...planned(given), owner: unknown } };
+      return { id: '', outputs: { ...given, ...planned(given), volume: unknown, owner: unknown } };
     }
     const owner = newOwner(urn);
     await using host = await openHost(inputs.host);
-    if (inputs.device !== undefined) await prepareVolume(host, volumeOf(inputs, urn));
+    const volume = inputs.device === undefined ? '' : volumeUuid(`${urn} ${inputs.device}`);
+    if (inputs.device !== undefined) await prepareVolume(host, volumeOf(inputs, volume));
     const make = 'umask 077; mkdir -p "$1/data" && chmod 0700 "$1" "$1/data"';
     await sh(host, `making ${inputs.directory}`, make, [inputs.directory]);
     return {
       id: `${identityOf(inputs.host)}:${inputs.directory}`,
-      outputs: { ...given, ...planned(given), owner, urn },
+      outputs: { ...given, ...planned(given), volume, owner },
     };
   },
   update: async (_id, before, given) => ({ ...before, ...given, ...planned(given) }),
@@ -62,7 +64,7 @@ export const targetJournal: ResourceKind = {
     try {
       await using host = await openHost(inputs.host);
       if (forceDestroy) await sh(host, `deleting ${directory}/data`, 'rm -rf "$1/data"', [directory]);
-      if (inputs.device !== undefined) await releaseVolume(host, volumeOf(inputs, String(before['urn'])), data);
+      if (inputs.device !== undefined) await releaseVolume(host, volumeOf(inputs, String(before['volume'])), data);
       else await sh(host, `leaving ${directory}`, 'rmdir "$1" 2>/dev/null; true', [directory]);
       if (!forceDestroy) await call.tell.say('info', `The journals in ${directory} stay on ${host.name}.`);
     } catch (error) {
@@ -79,8 +81,8 @@ function planned({ directory, device }: Properties): Properties {
   };
 }
 
-function volumeOf({ directory, device = '', fileSystem }: TargetJournalInputs, urn: string) {
-  return { directory, device, fileSystem, uuid: volumeUuid(`${urn} ${device}`) };
+function volumeOf({ directory, device = '', fileSystem }: TargetJournalInputs, uuid: string) {
+  return { directory, device, fileSystem, uuid };
 }
 
 function pick(from: Properties): Properties {

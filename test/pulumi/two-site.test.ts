@@ -18,7 +18,7 @@ import { keyPair, startSshServer, whyNoSshServer, type SshServer } from '../supp
 import { makeSparseFile } from '../support/tools.js';
 
 const MiB = 1024 * 1024;
-const reason = whyNoSshServer();
+const reason = whyNoSshServer() ?? (existsSync('/dev/loop-control') ? undefined : 'there are no loop devices');
 const describeSsh =
   reason === undefined
     ? describePulumi
