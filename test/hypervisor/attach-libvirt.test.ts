@@ -48,6 +48,14 @@ async function defineCounter(lab: Laboratory, libvirt: PrivateLibvirt, uuid: str
   return files.vda;
 }
 
+/** A VM that nobody selected. */
+function otherXml(disk: string): string {
+  return `<domain type='qemu'><name>other</name><memory unit='MiB'>32</memory>
+    <os><type arch='x86_64' machine='q35'>hvm</type></os>
+    <devices><disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='${disk}'/>
+    <target dev='vda' bus='virtio'/></disk></devices></domain>`;
+}
+
 /** A VM that runs nowhere: with a device that the guest talks to by itself, and a TPM. */
 function oddXml(disk: string): string {
   return `<domain type='qemu'><name>odd</name><memory unit='MiB'>32</memory>
@@ -111,6 +119,9 @@ describe('a VM on libvirt', () => {
     libvirt = await PrivateLibvirt.start(lab.processes, lab.path('lv'), 'lv');
     vda = await defineCounter(lab, libvirt, randomUUID());
     await libvirt.virsh.run(['start', 'counter']);
+    writeCountingDisk(lab.path('other.raw'), MiB);
+    writeFileSync(lab.path('other.xml'), otherXml(lab.path('other.raw')));
+    await libvirt.virsh.run(['create', lab.path('other.xml')]);
     const disks = ['vda', 'vdb'].map((name) => ({ name: `counter-${name}`, sizeBytes: diskBytes, stream: 'source' }));
     target = await lab.startAgent('target', {
       peers: [{ name: 'source' }],
@@ -248,7 +259,7 @@ describe('a VM on libvirt', () => {
   );
 
   test(
-    'what cannot be captured is refused by name, and the other groups go on',
+    'what cannot be captured is refused by name, and the other groups go on; a VM that nobody named is not touched',
     async () => {
       writeFileSync(lab.path('odd.xml'), oddXml(lab.path('vdc.raw')));
       await libvirt.virsh.run(['define', lab.path('odd.xml')]);
@@ -286,6 +297,11 @@ describe('a VM on libvirt', () => {
       expect(check.message).toContain('(vm-refused at vms[0].disks[0])');
       expect(await vmState()).toBe('attached');
       source.configure(settings());
+      // libvirt notes who was spoken to over the monitor.
+      const logOf = (vm: string): string => readFileSync(lab.path('lv', 'log', 'qemu', `${vm}.log`), 'utf8');
+      expect(logOf('counter')).toContain('custom-monitor');
+      expect(logOf('other')).toContain('other');
+      expect(logOf('other')).not.toContain('custom-monitor');
     },
     longMs,
   );
