@@ -57,7 +57,8 @@ export async function startVmPair(lab: Laboratory, options: VmPairOptions): Prom
     },
     { timeoutMs: 180_000, everyMs: 100 },
   );
-  for (const thread of readdirSync(`/proc/${target.pid}/task`)) setPriority(Number(thread), constants.priority.PRIORITY_LOW);
+  for (const thread of readdirSync(`/proc/${target.pid}/task`))
+    setPriority(Number(thread), constants.priority.PRIORITY_LOW);
   return {
     ...{ source, target, group, sourceStatus, targetStatus },
     waitDrained: async (wait) => {
