@@ -6,7 +6,13 @@ import type { Operation, OperationRequest, Progress } from '../../agent/src/serv
 import type { AgentHandle } from '../../test/support/agent-handle.js';
 import { acknowledgedOnDisk } from '../../test/support/exported-application.js';
 import { guestExec } from '../../test/support/guest-agent.js';
-import { acknowledgedNumbers, checkApplication, presentNumbers, waitApplication } from '../../test/support/two-tier.js';
+import {
+  acknowledgedNumbers,
+  checkApplication,
+  diskFile,
+  presentNumbers,
+  waitApplication,
+} from '../../test/support/two-tier.js';
 import { group, pairOf, type TwoTierSites } from '../../test/support/two-tier-sites.js';
 import type { Entry } from './ledger.js';
 import type { Report, Screen } from './screen.js';
@@ -44,6 +50,8 @@ export class LifeOfTheShop {
       await this.rollback();
       await this.corrupt();
       await this.commit();
+      await this.reverse();
+      await this.moveHome();
     } finally {
       watch.abort();
       await watching;
@@ -171,6 +179,38 @@ export class LifeOfTheShop {
     const answersMs = await this.during('a commit behind it', () => waitApplication(virsh));
     this.home = 'Frankfurt';
     this.enter('Commit', { answersMs, acknowledged: acknowledged.length, kept: await countKept(virsh, acknowledged) });
+  }
+
+  private async reverse(): Promise<void> {
+    this.title('Amsterdam is well again: reverse. Its old disks are the start, only what differs travels.');
+    const { sites } = this;
+    const acknowledged = await acknowledgedNumbers(sites.there.virsh, 'client');
+    // The VMs at Amsterdam are isolated and still run, with the rubbish.
+    await this.operate('reverse', 'reverse', { discardSource: true });
+    [this.sender, this.receiver] = [this.receiver, this.sender];
+    await this.withSyncs('protected back', () => sites.waitProtecting(this.receiver));
+    const kept = await countKept(sites.there.virsh, acknowledged);
+    this.enter('Reverse', { acknowledged: acknowledged.length, kept });
+  }
+
+  private async moveHome(): Promise<void> {
+    this.title('Home again: move. The VMs at Frankfurt shut down, the last write arrives at Amsterdam.');
+    const { here, there, lab } = this.sites;
+    const disk = await diskFile(there.virsh, 'client', 'vdb');
+    const askedMs = Date.now();
+    const operation = await this.operate('home', 'move', { timeoutSeconds: 300 });
+    const sourceMs = Number(operation.result?.['sourceStopMs']);
+    const acknowledged = await acknowledgedOnDisk(lab.processes, disk);
+    await this.during('the application commits at Amsterdam', () => waitApplication(here.virsh, undefined, 300_000));
+    const answersMs = Date.now() - askedMs;
+    const { missing } = await this.during('pg_amcheck', () => checkApplication(here.virsh));
+    this.enter('Move home', {
+      ...{ rpoSeconds: 0, bootMs: bootMsOf(operation), sourceMs, answersMs },
+      ...{ acknowledged: acknowledged.length, kept: await countKept(here.virsh, acknowledged, askedMs + sourceMs) },
+      lostOfCheckpoint: missing.length,
+    });
+    await this.operate('settle', 'commit', {});
+    this.home = 'Amsterdam';
   }
 
   /** A failover, and what it found of the transactions that the source had acknowledged. */

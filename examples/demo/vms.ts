@@ -55,7 +55,8 @@ async function start(screen: Screen, owned: AsyncDisposableStack): Promise<TwoTi
 }
 
 async function conclude(sites: TwoTierSites, { entries, home }: LifeOfTheShop): Promise<number> {
-  const { journal } = await sites.target.client.group(group);
+  // The agent that received last: what is at home again was recovered from its journal.
+  const { journal } = await sites.source.client.group(group);
   const wrong = entries.filter(isWrong);
   process.stdout.write('\n');
   for (const line of ledgerLines(entries)) process.stdout.write(`${line.wrong ? colours.red(line.text) : line.text}\n`);
@@ -67,7 +68,7 @@ async function conclude(sites: TwoTierSites, { entries, home }: LifeOfTheShop): 
     'LOST     of these; all of them younger than the checkpoint',
     '',
     `Now      the application runs at ${home}`,
-    `Journal  ${journal === null ? 'none at Frankfurt any more' : `${formatBytes(journal.bytes)}, ${journal.checkpointCount} checkpoints, at Frankfurt`}`,
+    `Journal  ${journal === null ? 'none' : `${formatBytes(journal.bytes)}, ${journal.checkpointCount} checkpoints, at Amsterdam`}`,
     `Files    ${sites.lab.directory}, removed now (TIDEMARK_KEEP=1 keeps them)`,
   ];
   process.stdout.write(`\n${notes.join('\n')}\n\n`);

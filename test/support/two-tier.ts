@@ -179,6 +179,15 @@ export async function presentNumbers(virsh: Virsh, db: string, beforeMs?: number
 }
 
 /** Acknowledged numbers against those of a database. */
+/** The file that the VM has as that disk. */
+export async function diskFile(virsh: Virsh, vm: string, target: string): Promise<string> {
+  const disks = (await virsh.run(['dumpxml', vm])).split('<disk ');
+  const disk = disks.find((each) => each.includes(`<target dev='${target}'`)) ?? '';
+  const file = /<source file='([^']*)'/.exec(disk)?.[1];
+  if (file === undefined) throw new Error(`${vm} has no file as ${target}`);
+  return file;
+}
+
 export function compareNumbers(acknowledged: readonly number[], present: readonly number[]): Application {
   const there = new Set(present);
   const missing = acknowledged.filter((number) => !there.has(number));
