@@ -59,7 +59,7 @@ export class ReplicaSet implements BaseTarget {
 
   /** Deletes images that nothing needs any more. */
   async drop(indexes: readonly number[]): Promise<void> {
-    for (const index of indexes) if (this.replica.diskIndexes.includes(index)) await this.replica.remove(index);
+    for (const index of indexes) if (this.has(index)) await this.replica.remove(index);
   }
 
   async applyBase(disk: number, offsetBytes: number, bytes: Uint8Array): Promise<void> {
@@ -95,15 +95,28 @@ export class ReplicaSet implements BaseTarget {
     const damaged: { disk: number; chunk: number }[] = [];
     let doneBytes = 0;
     for (const index of this.replica.diskIndexes) {
-      const disk = this.replica.disk(index);
-      for (let chunk = 0; chunk < disk.chunkCount; chunk++) {
+      // A removed disk whose image nothing needs any more may go meanwhile.
+      for (let chunk = 0; this.has(index) && chunk < this.replica.disk(index).chunkCount; chunk++) {
         signal.throwIfAborted();
-        if (!(await disk.check(chunk))) damaged.push({ disk: index, chunk });
+        if (!(await this.isWhole(index, chunk))) damaged.push({ disk: index, chunk });
         doneBytes += digestChunkBytes;
         if (chunk % 256 === 255) onProgress(doneBytes);
       }
     }
-    return damaged;
+    return damaged.filter(({ disk }) => this.has(disk));
+  }
+
+  private has(disk: number): boolean {
+    return this.replica.diskIndexes.includes(disk);
+  }
+
+  private async isWhole(disk: number, chunk: number): Promise<boolean> {
+    try {
+      return await this.replica.disk(disk).check(chunk);
+    } catch (error) {
+      if (this.has(disk)) throw error;
+      return true;
+    }
   }
 
   /** True when nothing but zeros was ever written to the disk's replica. */
