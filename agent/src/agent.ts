@@ -5,7 +5,7 @@
  * → NBD → API → ready. End: exports closed and sources drained (bounded), then API, streams, groups, NBD, catalogue.
  */
 import type { RunAgent, RunOptions } from './cli/agent-process.js';
-import { preferAcknowledging } from './cli/priority.js';
+import { preferAcknowledging } from './platform/priority.js';
 import { roleOf, type AgentConfig } from './config/schema.js';
 import type { SourceGroupConfig } from './config/schema-groups.js';
 import { WorkerCatalogue } from './control/catalogue/worker-catalogue.js';

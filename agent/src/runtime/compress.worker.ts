@@ -1,8 +1,10 @@
 /** The thread that compresses blocks, so that neither zstd's work nor its garbage is on the thread that acknowledges. */
 import { parentPort } from 'node:worker_threads';
 import { constants, zstdCompressSync } from 'node:zlib';
+import { stepBack } from '../platform/priority.js';
 import type { CompressAnswer, CompressRequest } from './zstd-thread.js';
 
+stepBack();
 const port = parentPort!;
 
 port.on('message', ({ number, raw, level }: CompressRequest) => {

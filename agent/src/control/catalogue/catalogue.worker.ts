@@ -1,5 +1,6 @@
 /** The catalogue's thread: one request after the other, each answered by its number. */
 import { parentPort, workerData } from 'node:worker_threads';
+import { stepBack } from '../../platform/priority.js';
 import { CatalogueDatabase } from './database.js';
 
 export interface CatalogueRequest {
@@ -10,6 +11,7 @@ export interface CatalogueRequest {
 
 export type CatalogueAnswer = { readonly number: number } & ({ readonly result: unknown } | { readonly error: string });
 
+stepBack();
 const port = parentPort!;
 const database = new CatalogueDatabase((workerData as { file: string }).file);
 
