@@ -12,6 +12,15 @@ import { describeVersion } from './lib/version.ts';
 const entry = join(root, 'agent', 'src', 'main.ts');
 const executable = join(root, 'dist', 'tidemark');
 const keyFile = `${executable}.key`;
+const execArgv = [
+  '--disable-warning=ExperimentalWarning',
+  // The code of a checkpoint mark runs once a second: forgotten in between, it would take ten times as long.
+  '--no-flush-bytecode',
+  '--max-semi-space-size=8',
+  // V8 alone would walk the heap for every 8 MiB of buffers that pass by (ten times a second while it spools), since a
+  // collection is cheap beside what a program gets done in between; but a guest's write waits for each.
+  '--heap-growing-percent=100',
+];
 const sentinelFuse = 'NODE_SEA_FUSE_fce680ab2cc467b6e072b8b5df1996b2';
 
 if (!fs.existsSync(entry)) {
@@ -48,8 +57,7 @@ function assemble(): void {
       main: join(work, 'main.cjs'),
       output: join(work, 'blob'),
       disableExperimentalSEAWarning: true,
-      // The code of a checkpoint mark runs once a second: forgotten in between, it would take ten times as long.
-      execArgv: ['--disable-warning=ExperimentalWarning', '--no-flush-bytecode', '--max-semi-space-size=8'],
+      execArgv,
       assets: Object.fromEntries(assets) as Record<string, string>,
     };
     fs.writeFileSync(join(work, 'config.json'), JSON.stringify(config));
