@@ -12,6 +12,7 @@ const folders = [
   'e2e',
   'components',
   'hypervisor',
+  'hooks',
   'vm',
   'pulumi',
 ];

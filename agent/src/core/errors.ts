@@ -75,6 +75,15 @@ export const errorTable = {
     hint: 'This checkpoint has no definition of the VM; choose one that was made after the VM was attached.',
   },
   'guest-agent': { retry: true, hint: 'Check that the guest has booted and that qemu-guest-agent runs in it.' },
+  'hook-failed': {
+    retry: true,
+    hint: "Read the application's own words in the message; the point was kept as crash, the application was released.",
+  },
+  'hook-blocked': {
+    retry: false,
+    hint: 'Allow guest-exec and guest-exec-status in the guest agent (BLACKLIST_RPC or --block-rpcs), or give the hook ssh.',
+  },
+  'hooks-none': { retry: false, hint: 'Declare hooks of the source group, or make a tagged checkpoint.' },
   'vm-not-ready': {
     retry: true,
     hint: 'Look at the console of the VM; raise timeoutSeconds of the check when it only needs longer.',

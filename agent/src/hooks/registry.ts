@@ -1,0 +1,12 @@
+/** All kinds of hooks. */
+import { fsfreeze } from './fsfreeze.js';
+import type { Hook, HookModule } from './hook.js';
+import type { HookKind, HookSettings } from './settings.js';
+
+export const hookModules: { readonly [Kind in HookKind]: HookModule<Kind> } = { fsfreeze };
+
+/** A new instance for one attempt. */
+export function createHook<Kind extends HookKind>(settings: Extract<HookSettings, { kind: Kind }>): Hook {
+  const module: HookModule<Kind> = hookModules[settings.kind as Kind];
+  return module.create(settings);
+}

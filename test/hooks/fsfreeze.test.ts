@@ -1,0 +1,94 @@
+import { describe, expect, test } from '@jest/globals';
+import type { GuestAgent } from '../../agent/src/hooks/guest-agent.js';
+import { createHook } from '../../agent/src/hooks/registry.js';
+import { hookSettingsSchema } from '../../agent/src/hooks/settings.js';
+import { Dialogue } from './dialogue.js';
+import { hookStep } from './step.js';
+
+/** A guest agent that keeps its state as the real one does: `frozen` until a thaw was called, whoever thawed. */
+class FreezingAgent implements GuestAgent {
+  state: 'thawed' | 'frozen' = 'thawed';
+  /** File systems that are frozen in the guest. */
+  frozen = 0;
+  readonly calls: string[] = [];
+
+  call(command: string): Promise<unknown> {
+    this.calls.push(command);
+    if (command === 'guest-fsfreeze-status') return Promise.resolve(this.state);
+    if (command === 'guest-fsfreeze-freeze' && this.state === 'thawed') {
+      this.state = 'frozen';
+      this.frozen = 3;
+      return Promise.resolve(3);
+    }
+    if (command !== 'guest-fsfreeze-thaw') return Promise.reject(new Error(`${command} while ${this.state}`));
+    const count = this.frozen;
+    this.frozen = 0;
+    this.state = 'thawed';
+    return Promise.resolve(count);
+  }
+
+  warm(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  close(): void {
+    this.state = 'thawed';
+  }
+}
+
+const settings = hookSettingsSchema.parse({ kind: 'fsfreeze', dirtyBytesMax: 100 * 1024 });
+const guest = (dirtyKiB: readonly number[]): Dialogue => {
+  let at = 0;
+  const answer = (): string => `${dirtyKiB[Math.min(at++, dirtyKiB.length - 1)]}\n`;
+  return new Dialogue({ start: 'up', outOfOrder: 'sh: no', lines: [{ on: /sync -f/, answer }] });
+};
+
+describe('fsfreeze', () => {
+  test('syncs until little is dirty, freezes, thaws, and proves it', async () => {
+    const [agent, dialogue, hook] = [new FreezingAgent(), guest([5000, 800, 64]), createHook(settings)];
+    const step = hookStep(dialogue, { agent });
+    expect(await hook.prepare(step)).toEqual({ findings: [] });
+    expect(dialogue.said).toHaveLength(3);
+    await hook.quiesce(step);
+    expect(agent.state).toBe('frozen');
+    await hook.release(step);
+    expect(await hook.verify(step)).toEqual({
+      findings: [],
+      verifiedBy: ['3 thawed = 3 frozen'],
+      facts: { fileSystems: 3 },
+    });
+    await hook.release(step);
+    expect(agent.calls).toEqual(['guest-fsfreeze-freeze', 'guest-fsfreeze-thaw', 'guest-fsfreeze-status']);
+    expect(dialogue.violations).toEqual([]);
+  });
+
+  test('a thaw by somebody else is a finding; the state of the guest agent is reset', async () => {
+    const [agent, hook] = [new FreezingAgent(), createHook(settings)];
+    const step = hookStep(guest([0]), { agent });
+    await hook.prepare(step);
+    await hook.quiesce(step);
+    agent.frozen = 0;
+    await hook.release(step);
+    expect((await hook.verify(step)).findings).toMatchObject([{ code: 'thawed-early' }]);
+    expect(agent.state).toBe('thawed');
+  });
+
+  test('a release before any freeze calls nobody; undo ends what was left', async () => {
+    const [agent, hook] = [new FreezingAgent(), createHook(settings)];
+    const step = hookStep(guest([0]), { agent });
+    await hook.release(step);
+    expect(agent.calls).toEqual([]);
+    expect(await createHook(settings).undo(step)).toEqual([]);
+    await hook.quiesce(step);
+    expect(await createHook(settings).undo(step)).toEqual(['thawed 3 file systems']);
+    expect(agent.state).toBe('thawed');
+  });
+
+  test('without a guest agent, and with one that freezes nothing, it fails', async () => {
+    const hook = createHook(settings);
+    await expect(hook.prepare(hookStep(guest([0])))).rejects.toThrow('needs its guest agent');
+    const agent = new FreezingAgent();
+    agent.call = () => Promise.resolve(0);
+    await expect(hook.quiesce(hookStep(guest([0]), { agent }))).rejects.toThrow('froze 0 file systems');
+  });
+});
