@@ -1,5 +1,5 @@
 import { describe, expect, test } from '@jest/globals';
-import type { GuestAgent } from '../../agent/src/hooks/guest-agent.js';
+import type { GuestAgent } from '../../agent/src/hypervisor/guest-agent.js';
 import { createHook } from '../../agent/src/hooks/registry.js';
 import { hookSettingsSchema } from '../../agent/src/hooks/settings.js';
 import { Dialogue } from './dialogue.js';

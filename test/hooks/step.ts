@@ -1,6 +1,6 @@
 /** A step of a hook as a test calls it. */
 import { nodeClock } from '../../agent/src/platform/node-clock.js';
-import type { GuestAgent } from '../../agent/src/hooks/guest-agent.js';
+import type { GuestAgent } from '../../agent/src/hypervisor/guest-agent.js';
 import type { GuestSession } from '../../agent/src/hooks/guest-session.js';
 import type { Finding, HookStep } from '../../agent/src/hooks/hook.js';
 

@@ -1,6 +1,6 @@
 /** fsfreeze: every file system of the guest, by its guest agent. On Windows the same calls drive VSS. */
 import { TidemarkError } from '../core/errors.js';
-import type { GuestAgent } from './guest-agent.js';
+import type { GuestAgent } from '../hypervisor/guest-agent.js';
 import type { Hook, HookDocument, HookModule, HookStep, Prepared, Verified } from './hook.js';
 import type { HookSettingsOf } from './settings.js';
 

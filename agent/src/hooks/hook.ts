@@ -30,7 +30,7 @@
  * first is fsfreeze.ts.
  */
 import type { Clock } from '../core/clock.js';
-import type { GuestAgent } from './guest-agent.js';
+import type { GuestAgent } from '../hypervisor/guest-agent.js';
 import type { GuestSession } from './guest-session.js';
 import type { HookKind, HookSettings } from './settings.js';
 
