@@ -23,7 +23,7 @@ export function memorySection({ memory }: BenchContext): Section {
     tables: [
       {
         title: 'Peak of resident memory (VmHWM), MiB',
-        head: ['phase', 'agent', 'configured buffer', 'peak', 'above'],
+        head: ['phase', 'agent', 'buffer', 'peak', 'above'],
         rows: memory.map((peak, index) => [
           peak.phase,
           peak.agent,
@@ -33,7 +33,7 @@ export function memorySection({ memory }: BenchContext): Section {
         ]),
       },
     ],
-    notes: ['A target has no configured buffer: all that it takes counts.'],
+    notes: ['A target’s buffer is what it may hold of what it received and has not written yet: 32 MiB a group, fixed.'],
   };
 }
 
