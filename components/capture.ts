@@ -22,6 +22,8 @@ export interface Captured {
   readonly captureBy?: 'pulumi' | 'file';
   /** What happens to the VMs at the source when the target was failed over. Default `isolate`: off their networks. */
   readonly fencing?: 'isolate' | 'stop' | 'leave';
+  /** How application checkpoints are made. */
+  readonly hooks?: Capture['hooks'];
 }
 
 export function sizeOf(disk: Size | FileDisk): Size {
@@ -30,8 +32,13 @@ export function sizeOf(disk: Size | FileDisk): Size {
 
 /** Undefined: the source's own configuration file says what is captured. */
 export function captureOf(name: string, args: Captured): Capture | undefined {
-  const { source, target, vms = [], disks = {}, rpoSeconds, fencing, captureBy = 'pulumi' } = args;
-  if (source.connection === undefined || captureBy === 'file') return undefined;
+  const { source, target, vms = [], disks = {}, rpoSeconds, fencing, hooks, captureBy = 'pulumi' } = args;
+  if (source.connection === undefined || captureBy === 'file') {
+    if (hooks === undefined) return undefined;
+    throw new Error(
+      `${name}: hooks: the file of ${source.agent} says what is captured there; its hooks stand there, too`,
+    );
+  }
   const { hypervisor } = source;
   if (vms.length > 0 && hypervisor === undefined)
     throw new Error(`${name}: source.hypervisor: the VMs run on a hypervisor of ${source.site}; name it`);
@@ -39,6 +46,7 @@ export function captureOf(name: string, args: Captured): Capture | undefined {
     targets: [{ peer: target.agent }],
     checkpointIntervalSeconds: intervalOf(rpoSeconds),
     ...(fencing === undefined ? {} : { fencing }),
+    ...(hooks === undefined ? {} : { hooks }),
     vms: vms.map((vm) => ({ vm: vm.name, hypervisor: hypervisor!, disks: Object.keys(vm.disks) })),
     disks: Object.entries(disks).map(([disk, how]) => {
       if (typeof how !== 'object')

@@ -1,6 +1,6 @@
 /** An application: VMs (or disks alone) that are protected together at a second site, and how they come back there. */
 import * as pulumi from '@pulumi/pulumi';
-import { SourceGroup } from './appliance-resources.js';
+import { SourceGroup, type Capture } from './appliance-resources.js';
 import { captureOf, intervalOf, sizeOf, type FileDisk, type Size } from './capture.js';
 import {
   ProtectionGroup,
@@ -54,8 +54,8 @@ export interface ProtectedApplicationArgs {
   readonly forceDestroy?: boolean;
   /** How VMs come back at the source, once the group is reversed. Default: networks the other way round. */
   readonly home?: ProtectionGroupArgs['home'];
-  /** Application checkpoints. Declared only: this version runs no hooks, and says so. */
-  readonly hooks?: ProtectionGroupArgs['hooks'];
+  /** How application checkpoints are made at the source, and when; see the hooks of a source group. */
+  readonly hooks?: Capture['hooks'];
   /** For policy packs, beside the failure domains of the sites: `class`, `databases`. */
   readonly labels?: Readonly<Record<string, string>>;
 }
@@ -77,7 +77,7 @@ export class ProtectedApplication extends pulumi.ComponentResource implements Dr
 
   constructor(name: string, args: ProtectedApplicationArgs, options?: pulumi.ComponentResourceOptions) {
     super('tidemark:index:ProtectedApplication', name, {}, options);
-    const { source, target, recovery, waitFor, deletionGraceDays, forceDestroy, home, hooks } = args;
+    const { source, target, recovery, waitFor, deletionGraceDays, forceDestroy, home } = args;
     if (target.connection === undefined)
       throw new Error(
         `${name}: target.connection: the site ${target.site} holds the journal, so its agent must be reached`,
@@ -95,7 +95,7 @@ export class ProtectedApplication extends pulumi.ComponentResource implements Dr
         sourceAddresses: addressesOf(args.vms ?? []),
         // Before the source is declared there is nothing that it could wait for.
         ...defined({ recovery, waitFor: capture === undefined ? waitFor : undefined }),
-        ...defined({ deletionGraceDays, forceDestroy, home, hooks, labels: labelsOf(args) }),
+        ...defined({ deletionGraceDays, forceDestroy, home, labels: labelsOf(args) }),
       },
       { ...target.childOptions(this), dependsOn: [...source.ready, ...target.ready] },
     );

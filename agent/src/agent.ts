@@ -31,7 +31,9 @@ import { TlsListener } from './platform/tls-listener.js';
 import { parseAddress, type TlsCredentials } from './platform/tls-options.js';
 import { LibvirtDriver } from './recovery/libvirt-driver.js';
 import { registerDataPath } from './runtime/agent-metrics.js';
+import { ApplicationCheckpoints } from './runtime/application-checkpoints.js';
 import { CatalogueSync } from './runtime/catalogue-sync.js';
+import { CheckpointSchedules } from './runtime/checkpoint-schedules.js';
 import { lockDirectory } from './runtime/data-lock.js';
 import { declaredPeerSchema, DeclaredPeers, peersNow, type DeclaredPeer } from './runtime/declared-peers.js';
 import { DeclaredRecords } from './runtime/declared-records.js';
@@ -46,6 +48,7 @@ import { eventSink } from './runtime/events.js';
 import { every } from './runtime/every.js';
 import { viewExportName } from './runtime/exports.js';
 import { HealthChecks } from './runtime/health.js';
+import { HoldRecords } from './runtime/hold-records.js';
 import { KeyFiles } from './runtime/key-files.js';
 import { idleShareMeter, throttleSchedule, turnScheduler } from './runtime/machine.js';
 import { ZstdThread } from './runtime/zstd-thread.js';
@@ -109,6 +112,8 @@ class Agent {
   private readonly fences: SourceFences;
   private readonly sourceOperations = new SourceOperations(nodeClock);
   private readonly stops: SourceStops;
+  private readonly applications: ApplicationCheckpoints;
+  private readonly schedules: CheckpointSchedules;
   private readonly peers: PeerClients;
   /** Which way groups go here when that is not as the configuration says. */
   private readonly directions: DirectionRecords;
@@ -126,6 +131,7 @@ class Agent {
   private listener: TlsListener | undefined;
   private api: ApiServer | undefined;
   private stopUpkeep: (() => Promise<void>) | undefined;
+  private stopSchedules: (() => Promise<void>) | undefined;
   private stopFences: (() => Promise<void>) | undefined;
 
   constructor(
@@ -225,7 +231,19 @@ class Agent {
         const { owner = null, policyRevision = 0 } = this.sourceRecords.get(group) ?? {};
         return { owner, policyRevision };
       },
-      alertsOf: (group) => [...this.permits.alertsOf(group), ...this.fences.alertsOf(group)],
+      alertsOf: (group) => [
+        ...this.permits.alertsOf(group),
+        ...this.fences.alertsOf(group),
+        ...this.applications.alertsOf(group),
+      ],
+      hooksOf: (group) => this.schedules.status(group),
+    });
+    this.applications = new ApplicationCheckpoints({
+      records: new HoldRecords(storage, `${dataDirectory}/holds`),
+      ...{ sources: this.sources, vms: this.vms, clock: nodeClock, random: nodeRandom, events },
+    });
+    this.schedules = new CheckpointSchedules({
+      ...{ ...shared, sources: this.sources, applications: this.applications, directory: `${dataDirectory}/schedules` },
     });
     this.stops = new SourceStops({
       records: new StopRecords(storage, `${dataDirectory}/stops`, events),
@@ -298,6 +316,7 @@ class Agent {
     await this.upkeep();
     this.stopUpkeep = every(nodeClock, upkeepMs, () => this.upkeep());
     this.stopFences = every(nodeClock, upkeepMs, () => this.fences.round());
+    this.stopSchedules = every(nodeClock, upkeepMs, () => this.schedules.tend());
     this.options.onReload((after) => this.reload(after));
     this.stops.resume();
     this.health.started = true;
@@ -309,6 +328,9 @@ class Agent {
   async stop(): Promise<void> {
     this.health.started = false;
     await this.stops.close();
+    await this.stopSchedules?.();
+    await this.schedules.close();
+    await this.applications.close();
     await this.sources.drain(AbortSignal.timeout(this.config.drainSeconds * 1000));
     await this.stopUpkeep?.();
     await this.stopFences?.();
@@ -409,6 +431,8 @@ class Agent {
       takeOvers: this.takeOvers,
       vms: this.vms,
       targets,
+      applications: this.applications,
+      peerClients: this.peers,
       exports,
       catalogue,
       ring,
@@ -430,6 +454,7 @@ class Agent {
     await this.health.refresh();
     await this.purgeRetired();
     try {
+    this.applications.tend();
       for (const group of this.targets.list()) await this.catalogue.update(group);
       this.health.catalogueFailure = undefined;
     } catch (error) {

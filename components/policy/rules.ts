@@ -44,6 +44,7 @@ export interface Finding {
 }
 
 const groupType = 'tidemark:index:ProtectionGroup';
+const sourceType = 'tidemark:index:SourceGroup';
 const drillType = 'tidemark:index:RecoveryDrill';
 /** What the agent does when the program says nothing. */
 const intervalSecondsDefault = 5;
@@ -96,12 +97,14 @@ export function belowClass(resources: readonly StackResource[], { classes }: Pac
 export function databasesWithoutHooks(resources: readonly StackResource[]): Finding[] {
   return groupsOf(resources).flatMap((resource) => {
     const databases = (text(resource.props, 'labels', 'databases') ?? '').split(',').map((vm) => vm.trim());
-    const hooked = list(resource.props, 'hooks', 'vms')
-      .filter((hook) => text(hook, 'kind') !== 'fsfreeze')
-      .map((hook) => text(hook, 'vm'));
+    const hooked = resources
+      .filter(({ type, props }) => type === sourceType && text(props, 'name') === text(resource.props, 'name'))
+      .flatMap(({ props }) => list(props, 'capture', 'hooks', 'vms'))
+      .filter((vm) => list(vm, 'hooks').some((hook) => text(hook, 'kind') !== 'fsfreeze'))
+      .map((vm) => text(vm, 'vm'));
     return databases
       .filter((vm) => vm !== '' && !hooked.includes(vm))
-      .map((vm) => ({ resource, message: `database ${vm} has no hook of its own in hooks.vms` }));
+      .map((vm) => ({ resource, message: `database ${vm} has no hook of its own in the hooks of its source group` }));
   });
 }
 

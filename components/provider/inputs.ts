@@ -90,35 +90,6 @@ export const homeSchema = z
   })
   .describe('How VMs come back at the source, once the group is reversed');
 
-const hookKinds = [
-  ...(['fsfreeze', 'postgresql', 'mysql', 'mariadb', 'mongodb', 'oracle', 'sap-hana'] as const),
-  ...(['sqlserver', 'exchange', 'sharepoint', 'redis', 'command'] as const),
-] as const;
-
-export const hooksSchema = z
-  .strictObject({
-    vms: z
-      .array(
-        z.strictObject({
-          vm: z.string().min(1).max(256).describe('Name of the VM at the source'),
-          kind: z.enum(hookKinds).describe('What is quiesced in it'),
-          timeoutSeconds: z.number().min(1).max(600).default(30).describe('Until the hold is called off'),
-        }),
-      )
-      .min(1)
-      .max(256),
-    schedule: z
-      .strictObject({
-        cron: z
-          .string()
-          .regex(/^[\d*,/-]+( [\d*,/a-zA-Z-]+){4}$/, 'five fields: minute hour day month weekday')
-          .describe('When application checkpoints are taken'),
-        timeZone: z.string().refine(isTimeZone, 'a time zone, e.g. Europe/Berlin').default('UTC'),
-      })
-      .optional(),
-  })
-  .describe('How application checkpoints are made. Declared only: this version runs no hooks, and says so');
-
 export const protectionGroupSchema = z.strictObject({
   name: nameSchema.describe('Name of the group at its agents. Cannot change'),
   target: siteSchema.describe('The agent that holds the journal and recovers; the authority for the group'),
@@ -126,7 +97,6 @@ export const protectionGroupSchema = z.strictObject({
     .optional()
     .describe('The agent of the site where the application is at home: it holds the journal after a reverse'),
   home: homeSchema.optional(),
-  hooks: hooksSchema.optional(),
   labels: z
     .record(z.string(), z.string().max(1024))
     .optional()
@@ -227,15 +197,6 @@ export const forecastArgumentsSchema = z.strictObject({
   action: z.enum([...actions, 'drill']),
   checkpoint: selectorSchema,
 });
-
-function isTimeZone(name: string): boolean {
-  try {
-    new Intl.DateTimeFormat('en', { timeZone: name });
-    return true;
-  } catch {
-    return false;
-  }
-}
 
 function isSelector(text: string): boolean {
   try {

@@ -7,23 +7,10 @@ import { protectionGroupOutputsSchema, unknownFacts } from './group-outputs.js';
 import { readGroup } from './group-read.js';
 import { deleteGroup } from './group-removal.js';
 import { updateGroup } from './group-update.js';
-import { isKnown, type Failure } from './check.js';
+import { isKnown } from './check.js';
 import { protectionGroupSchema } from './inputs.js';
 import type { ResourceKind } from './resource.js';
 import { urnOf } from './owner.js';
-import type { Properties } from './values.js';
-
-/** Hooks of VMs that the group does not have. */
-function strangers(inputs: Properties): Failure[] {
-  if (inputs['hooks'] === undefined) return [];
-  const parsed = protectionGroupSchema.safeParse(inputs);
-  if (!parsed.success) return [];
-  const { hooks, policy } = parsed.data;
-  const known = policy.recovery?.vms.map(({ vm }) => vm) ?? [];
-  return (hooks?.vms ?? []).flatMap(({ vm }, index) =>
-    known.includes(vm) ? [] : [{ property: `hooks.vms[${index}].vm`, reason: `the group recovers no VM ${vm}` }],
-  );
-}
 
 export const protectionGroup: ResourceKind = {
   token: 'tidemark:index:ProtectionGroup',
@@ -33,21 +20,10 @@ export const protectionGroup: ResourceKind = {
 
   check: (inputs, before) => {
     const moved = before !== undefined && before['name'] !== inputs['name'];
-    const failures = strangers(inputs);
-    if (moved)
-      failures.push({
-        property: 'name',
-        reason: `the group ${String(before['name'])} holds data and is never replaced; declare another resource for another group`,
-      });
-    return failures;
+    if (!moved) return [];
+    const reason = `the group ${String(before['name'])} holds data and is never replaced; declare another resource for another group`;
+    return [{ property: 'name', reason }];
   },
-
-  notices: ({ hooks }) =>
-    hooks === undefined
-      ? []
-      : [
-          'hooks are declared, and this version does not run them: checkpoints are crash-consistent, none is `application`',
-        ],
 
   /**
    * `owner`: renamed with an alias, or imported, the group must learn who its owner is now. `policy`: the agent runs by

@@ -87,7 +87,6 @@ export class Provider {
     if (existed) this.#existing.add(urn);
     const failures = checkInputs(kind.schema, news.values);
     if (failures.length > 0) return failures;
-    for (const notice of kind.notices?.(news.values) ?? []) void this.#engine?.about(urn).say('warning', notice);
     return kind.check?.(news.values, existed ? olds.values : undefined) ?? [];
   }
 

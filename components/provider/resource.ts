@@ -40,8 +40,6 @@ export interface ResourceKind {
   readonly outputs: z.ZodObject;
   /** What the schema alone cannot say; `before` are the inputs of the last update. */
   check?(inputs: Properties, before: Properties | undefined): Failure[];
-  /** What a person must know of inputs that pass; said in every preview and update. */
-  notices?(inputs: Properties): string[];
   /** Changes that the inputs do not show. */
   changes?(urn: string, outputs: Properties): ReadonlyMap<string, ChangeKind>;
   /** `existed`: the engine knows a resource of this URN, so this create would replace it. */

@@ -4,10 +4,11 @@ import { checkpointSchema } from '../../agent/src/service/checkpoint-schemas.js'
 import { recoverySpecSchema } from '../../agent/src/service/recovery-spec.js';
 import { historySchema, targetGroupSpecSchema } from '../../agent/src/service/group-spec.js';
 import type { FunctionKind } from './functions.js';
-import { homeSchema, hooksSchema, providerConfigSchema, recoveryRequestSchema, siteSchema } from './inputs.js';
+import { homeSchema, providerConfigSchema, recoveryRequestSchema, siteSchema } from './inputs.js';
 import { issuerSchema } from './appliance-inputs.js';
 import { sshHostSchema, thisMachineSchema } from '../appliance/open-host.js';
 import { sourceGroupSpecSchema } from '../../agent/src/config/schema-groups.js';
+import { hooksSchema } from '../../agent/src/hooks/settings.js';
 import type { ResourceKind } from './resource.js';
 import { Types } from './schema-types.js';
 

@@ -10,6 +10,7 @@ import { repositoryRoot } from '../support/paths.js';
 import { amplification } from './amplification.js';
 import { burst } from './burst.js';
 import type { BenchContext, Benchmark } from './context.js';
+import { hooks } from './hooks.js';
 import { link } from './link.js';
 import { describeMachine } from './machine.js';
 import { marksSection, memorySection } from './memory.js';
@@ -32,6 +33,7 @@ const benchmarks: readonly Benchmark[] = [
   mirror,
   vmCapture,
   rto,
+  hooks,
   reverse,
   pulumi,
 ];

@@ -52,11 +52,15 @@ test('a class is held', () => {
 
 test('a database has a hook of its own', () => {
   const labels = { databases: 'db, crm' };
-  const hooks = (kind: string): object => ({ hooks: { vms: [{ vm: 'db', kind }] } });
-  expect(messages(databasesWithoutHooks([group({ labels, ...hooks('postgresql') })]))).toEqual([
+  const source = (...kinds: string[]): StackResource => ({
+    type: 'tidemark:index:SourceGroup',
+    name: 'shop',
+    props: { name: 'shop', capture: { hooks: { vms: [{ vm: 'db', hooks: kinds.map((kind) => ({ kind })) }] } } },
+  });
+  expect(messages(databasesWithoutHooks([group({ labels }), source('postgresql', 'fsfreeze')]))).toEqual([
     expect.stringContaining('crm'),
   ]);
-  expect(databasesWithoutHooks([group({ labels, ...hooks('fsfreeze') })])).toHaveLength(2);
+  expect(databasesWithoutHooks([group({ labels }), source('fsfreeze')])).toHaveLength(2);
 });
 
 test('sites are apart', () => {

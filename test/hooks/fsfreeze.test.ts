@@ -1,40 +1,9 @@
 import { describe, expect, test } from '@jest/globals';
-import type { GuestAgent } from '../../agent/src/hypervisor/guest-agent.js';
 import { createHook } from '../../agent/src/hooks/registry.js';
 import { hookSettingsSchema } from '../../agent/src/hooks/settings.js';
 import { Dialogue } from './dialogue.js';
+import { FreezingAgent } from './freezing-guest.js';
 import { hookStep } from './step.js';
-
-/** A guest agent that keeps its state as the real one does: `frozen` until a thaw was called, whoever thawed. */
-class FreezingAgent implements GuestAgent {
-  state: 'thawed' | 'frozen' = 'thawed';
-  /** File systems that are frozen in the guest. */
-  frozen = 0;
-  readonly calls: string[] = [];
-
-  call(command: string): Promise<unknown> {
-    this.calls.push(command);
-    if (command === 'guest-fsfreeze-status') return Promise.resolve(this.state);
-    if (command === 'guest-fsfreeze-freeze' && this.state === 'thawed') {
-      this.state = 'frozen';
-      this.frozen = 3;
-      return Promise.resolve(3);
-    }
-    if (command !== 'guest-fsfreeze-thaw') return Promise.reject(new Error(`${command} while ${this.state}`));
-    const count = this.frozen;
-    this.frozen = 0;
-    this.state = 'thawed';
-    return Promise.resolve(count);
-  }
-
-  warm(): Promise<void> {
-    return Promise.resolve();
-  }
-
-  close(): void {
-    this.state = 'thawed';
-  }
-}
 
 const settings = hookSettingsSchema.parse({ kind: 'fsfreeze', dirtyBytesMax: 100 * 1024 });
 const guest = (dirtyKiB: readonly number[]): Dialogue => {

@@ -130,17 +130,6 @@ describe('check', () => {
     ]);
   });
 
-  test('hooks: of VMs that the group has, at times that there are', async () => {
-    const hooks = {
-      vms: [{ vm: 'web', kind: 'redis' }],
-      schedule: { cron: 'now and then', timeZone: 'Mars/Olympus' },
-    };
-    expect(Object.keys(await check(group({ hooks })))).toEqual(['hooks.schedule.cron', 'hooks.schedule.timeZone']);
-    expect(await check(group({ hooks: { vms: hooks.vms } }))).toEqual({
-      'hooks.vms[0].vm': 'the group recovers no VM web',
-    });
-  });
-
   test('another name is another group', async () => {
     expect(await check(group({ name: 'web' }), group())).toEqual({ name: expect.stringContaining('never replaced') });
   });

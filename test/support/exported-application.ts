@@ -20,8 +20,30 @@ const clientDisk = 'client-vdb';
 export async function checkExported(
   sites: TwoTierSites,
   id: string,
-  { db, client = db }: CheckedCheckpoints,
+  checkpoints: CheckedCheckpoints,
 ): Promise<Application> {
+  const { acknowledged, present } = await lookInto(sites, id, checkpoints);
+  return compareNumbers(acknowledged, present);
+}
+
+/** What a checkpoint holds. */
+export interface Inside {
+  /** In the file of the client's disk. */
+  readonly acknowledged: readonly number[];
+  /** In the database. */
+  readonly present: readonly number[];
+  /** File systems, of three, that had a journal to replay. */
+  readonly journalsReplayed: number;
+  /** Of PostgreSQL's own recovery. */
+  readonly redoBytes: number;
+}
+
+/** PostgreSQL recovers on the exported disks, pg_amcheck passes. */
+export async function lookInto(
+  sites: TwoTierSites,
+  id: string,
+  { db, client = db }: CheckedCheckpoints,
+): Promise<Inside> {
   const { lab, image } = sites;
   const directory = mkdtempSync(lab.path('export-'));
   try {
@@ -42,11 +64,22 @@ export async function checkExported(
       ...dbDisks.map((disk) => join(directory, 'db', `${disk}.raw`)),
       join(directory, client === db ? 'db' : 'client', `${clientDisk}.raw`),
     ]);
-    const [acknowledged = '', present = ''] = text.split(/^--$/m);
-    return compareNumbers(parseNumbers(acknowledged), parseNumbers(present));
+    const [acknowledged = '', present = '', facts = ''] = text.split(/^--$/m);
+    const [journals, from = '-', to = '-'] = facts.trim().split(' ');
+    return {
+      acknowledged: parseNumbers(acknowledged),
+      present: parseNumbers(present),
+      journalsReplayed: Number(journals),
+      redoBytes: from === '-' || to === '-' ? 0 : lsnBytes(to) - lsnBytes(from),
+    };
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }
+}
+
+function lsnBytes(text: string): number {
+  const [high = '0', low = '0'] = text.split('/');
+  return parseInt(high, 16) * 2 ** 32 + parseInt(low, 16);
 }
 
 /** What the client's disk (a raw file that no VM writes) has as acknowledged, as after a loss of power. */

@@ -65,6 +65,11 @@ export interface CheckpointMark {
   readonly disksUnknown?: number;
   /** Set in a group of several streams: the mark counts only with the coordinator's verdict. */
   readonly barrier?: string;
+  /**
+   * Of kind `application`: made under a hold whose proof comes after it, as a verdict of the stream. Until then, and without
+   * a verdict that proves it, the checkpoint is a crash checkpoint.
+   */
+  readonly provisional?: boolean;
   /** What hooks recorded, free of secrets. */
   readonly attributes?: Readonly<Record<string, unknown>>;
 }

@@ -246,9 +246,9 @@ export class SourceGroup implements LinkGroup {
     for (const link of this.linkList) link.setDefinition(vm, blob);
   }
 
-  /** Places a checkpoint on every link now. Throws `illegal-state` when none can take it. */
+  /** Places a checkpoint on every link now; one of kind `application` is provisional, and needs a verdict of each link. Throws `illegal-state` when none can take it. */
   tag(
-    label: string,
+    label: string | undefined,
     kind: 'tagged' | 'application' = 'tagged',
     attributes?: Readonly<Record<string, unknown>>,
   ): TagResult[] {
@@ -260,7 +260,7 @@ export class SourceGroup implements LinkGroup {
     const id = checkpointId(this.options.random, this.time.nowMs());
     const results = this.linkList.map((link) => ({
       target: link.target,
-      mark: this.place(link, { id, kind, label, attributes }),
+      mark: this.place(link, { id, kind, label, attributes, provisional: kind === 'application' }),
     }));
     if (results.every(({ mark }) => mark === undefined))
       throw new TidemarkError(

@@ -58,6 +58,8 @@ import { Connection, type CallOptions, type ConnectionOptions } from './connecti
 const waitSeconds = 25;
 /** Making a checkpoint waits for the target; the agent itself gives up after 60 s. */
 const slowMs = 65_000;
+/** An application checkpoint prepares, holds and proves first. */
+const quiesceMs = 240_000;
 const segment = encodeURIComponent;
 const attachmentsSchema = z.object({ vms: z.array(vmAttachmentSchema) });
 type Query = NonNullable<CallOptions['query']>;
@@ -161,7 +163,10 @@ export class AgentClient {
   }
 
   createCheckpoint(group: string, body: z.input<typeof checkpointRequestSchema> = {}): Promise<Checkpoint> {
-    return this.#send('POST', `/v1/groups/${segment(group)}/checkpoints`, checkpointSchema, { body, extraMs: slowMs });
+    return this.#send('POST', `/v1/groups/${segment(group)}/checkpoints`, checkpointSchema, {
+      body,
+      extraMs: quiesceMs,
+    });
   }
 
   async views(group?: string): Promise<ViewStatus[]> {

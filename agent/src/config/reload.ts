@@ -13,7 +13,7 @@ export interface ReloadPlan {
 }
 
 const restart = 'needs a restart of the agent';
-const liveSourceKeys = ['checkpointIntervalSeconds', 'targets'];
+const liveSourceKeys = ['checkpointIntervalSeconds', 'targets', 'hooks'];
 /** Whole properties that change live. */
 const liveProperties = ['access', 'peers', 'throttle', 'log', 'drainSeconds'] as const;
 const restartProperties = ['site', 'agent', 'dataDirectory', 'listen', 'buffers', 'guard', 'hypervisors'] as const;

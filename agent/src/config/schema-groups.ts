@@ -1,6 +1,7 @@
 /** Source groups of the configuration: which disks are captured, and where they go. */
 import { z } from 'zod';
 import { fencingPolicySchema } from '../fencing/fence-record.js';
+import { hooksSchema } from '../hooks/settings.js';
 import { diskSizeSchema, intervalSchema } from '../service/group-spec.js';
 import { addressSchema, nameSchema } from '../service/scalars.js';
 
@@ -85,6 +86,7 @@ const sourceGroupShape = z.strictObject({
     .max(256)
     .default([])
     .describe('VMs whose disks the agent attaches by itself; a disk of the group is named VM-TARGET, e.g. db-vda'),
+  hooks: hooksSchema.optional(),
   fencing: fencingPolicySchema
     .default('isolate')
     .describe(
@@ -99,6 +101,9 @@ function checkGroup(group: z.infer<typeof sourceGroupShape>, context: z.Refineme
   for (const [index, { vm }] of group.vms.entries())
     if (group.vms.findIndex((other) => other.vm === vm) < index)
       context.addIssue({ code: 'custom', path: ['vms', index, 'vm'], message: `${vm} is listed twice` });
+  for (const [index, { vm }] of (group.hooks?.vms ?? []).entries())
+    if (!group.vms.some((each) => each.vm === vm))
+      context.addIssue({ code: 'custom', path: ['hooks', 'vms', index, 'vm'], message: `${vm} is not one of vms` });
   for (const [index, disk] of group.disks.entries())
     if (group.disks.findIndex((other) => other.name === disk.name) < index)
       context.addIssue({

@@ -1,9 +1,10 @@
 /** All kinds of hooks. */
 import { fsfreeze } from './fsfreeze.js';
 import type { Hook, HookModule } from './hook.js';
+import { postgresql } from './postgresql.js';
 import type { HookKind, HookSettings } from './settings.js';
 
-export const hookModules: { readonly [Kind in HookKind]: HookModule<Kind> } = { fsfreeze };
+export const hookModules: { readonly [Kind in HookKind]: HookModule<Kind> } = { fsfreeze, postgresql };
 
 /** A new instance for one attempt. */
 export function createHook<Kind extends HookKind>(settings: Extract<HookSettings, { kind: Kind }>): Hook {

@@ -5,12 +5,15 @@
  */
 export interface GuestAgent {
   /**
-   * The command's `return`. Throws `guest-agent` with its own words, or `timed-out`: the command may still be carried out,
-   * and the next ones wait for it.
+   * The command's `return`. Throws `guest-agent` with its own words, `hook-blocked` when it forbids the command, or
+   * `timed-out`: the command may still be carried out, and the next ones wait for it.
    */
   call(command: string, args: Readonly<Record<string, unknown>>, timeoutMs: number): Promise<unknown>;
   /** Gets everything ready that a call needs, so that the next one goes out at once. */
   warm(): Promise<void>;
-  /** Idempotent. */
+  /** Idempotent; a later call opens it again. */
   close(): void;
+  /** When the last short call was written, and when its reply could be read: of `performance.now()`. */
+  readonly writtenMs: number;
+  readonly repliedMs: number;
 }

@@ -1,5 +1,6 @@
 /** What capture asks of a hypervisor: which VMs and disks there are, what happens to them, and a monitor for each VM. */
 import type { VmDefinition } from './definition.js';
+import type { GuestAgent } from './guest-agent.js';
 import type { Monitor } from './monitor.js';
 
 /** `paused`: its process exists, the guest does not run. */
@@ -52,6 +53,8 @@ export interface Hypervisor {
   readonly kind: 'libvirt' | 'qmp';
   /** All that is there, running or not. Throws `hypervisor-unreachable`. */
   listVms(): Promise<Vm[]>;
+  /** The VM's guest agent; undefined: it cannot be reached through this hypervisor. The caller closes it. */
+  guestAgent(vm: Pick<Vm, 'name' | 'uuid'>): GuestAgent | undefined;
   /** By name or UUID. Throws `vm-unknown`. */
   findVm(nameOrUuid: string): Promise<Vm>;
   /** Tells of changes until stopped; survives the hypervisor's restart. */

@@ -4,7 +4,9 @@ import { isTidemarkError, TidemarkError } from '../core/errors.js';
 import { blockDevices, hasAlias } from './block-nodes.js';
 import type { VmDefinition } from './definition.js';
 import { parseDomain, refusalOf, type Domain } from './domain-xml.js';
+import type { GuestAgent } from './guest-agent.js';
 import type { Hypervisor, SourceNode, Vm, VmEvent, VmState } from './hypervisor.js';
+import { LibvirtGuestAgent } from './libvirt-guest-agent.js';
 import { LibvirtMonitor } from './libvirt-monitor.js';
 import { parseMonitorEvent, parseVmEvent } from './libvirt-events.js';
 import { libvirtDefinition } from './libvirt-definition.js';
@@ -42,6 +44,10 @@ export class LibvirtHypervisor implements Hypervisor {
     this.name = name;
     this.#virsh = virsh;
     this.#clock = clock;
+  }
+
+  guestAgent(vm: VmRef): GuestAgent {
+    return new LibvirtGuestAgent(this.#virsh, vm);
   }
 
   async listVms(): Promise<Vm[]> {

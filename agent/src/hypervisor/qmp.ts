@@ -46,6 +46,10 @@ export class QmpHypervisor implements Hypervisor {
     this.#sockets = new Map(monitors.map(({ vm, socket }) => [vm, socket]));
   }
 
+  guestAgent(): undefined {
+    return undefined;
+  }
+
   async listVms(): Promise<Vm[]> {
     const vms: Vm[] = [];
     for (const name of [...this.#sockets.keys()].sort()) vms.push(await this.findVm(name));

@@ -47,6 +47,7 @@ export interface MarkRequest {
   readonly kind: CheckpointKind;
   readonly label?: string | undefined;
   readonly barrier?: string | undefined;
+  readonly provisional?: boolean | undefined;
   readonly attributes?: Readonly<Record<string, unknown>> | undefined;
 }
 
@@ -262,6 +263,7 @@ export class LinkCapture implements SyncHost {
       ...(unknown.length === 0 ? {} : { disksUnknown: unknown.length }),
       ...(request.label === undefined ? {} : { label: request.label }),
       ...(request.barrier === undefined ? {} : { barrier: request.barrier }),
+      ...(request.provisional === true ? { provisional: true } : {}),
       ...(request.attributes === undefined ? {} : { attributes: request.attributes }),
     };
     const sequence = this.append(RecordKind.checkpoint, mark, 'data');

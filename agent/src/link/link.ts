@@ -7,12 +7,13 @@ import { isTidemarkError } from '../core/errors.js';
 import { randomHex } from '../core/ids.js';
 import { isPlanted } from '../core/planted.js';
 import type { Connection } from '../core/transport.js';
-import type { Ack, Hello, Welcome } from '../stream/messages.js';
+import type { Ack, Hello, Verdict, Welcome } from '../stream/messages.js';
 import { protocolVersion } from '../stream/messages.js';
 import type { DefinitionBlob } from '../stream/definitions.js';
 import { CompressionPolicy } from './compression.js';
 import type { ByteRange } from './coverage.js';
 import { DefinitionOffers } from './definition-offers.js';
+import { Verdicts } from './verdicts.js';
 import { describeLink } from './describe-link.js';
 import { BlockEncoder } from './encoder.js';
 import { linkBounds, type LinkBounds, type LinkOptions } from './environment.js';
@@ -86,6 +87,7 @@ export class SourceLink {
   private readonly epochFile: EpochFile;
   private readonly rate: Rate;
   private readonly offers: DefinitionOffers;
+  private readonly verdicts = new Verdicts();
   private retryNow = new AbortController();
   private running: Promise<void> | undefined;
   private session: Session | undefined;
@@ -265,6 +267,11 @@ export class SourceLink {
     return this.taking.mark({ ...request, attributes: { ...request.attributes, definitions: named } });
   }
 
+  /** See {@link Verdicts.give}. */
+  giveVerdict(verdict: Verdict): Promise<void> {
+    return this.verdicts.give(verdict);
+  }
+
   /** What later marks name for the VM, once the target has it; undefined: nothing any more. */
   setDefinition(vm: string, blob: DefinitionBlob | undefined): void {
     this.offers.set(vm, blob);
@@ -365,6 +372,7 @@ export class SourceLink {
         },
         release: (barrier) => session.sendReleased(barrier, this.group.release(this, barrier)),
         definitionState: (state) => this.offers.answered(state),
+        verdictKept: (checkpoint) => this.verdicts.kept(checkpoint),
         drained: () => this.signal.wake(),
       },
       this.bounds.keepAliveMs,
@@ -467,6 +475,7 @@ export class SourceLink {
       durableSequence: welcome.durableSequence,
     });
     this.offers.connected(session);
+    this.verdicts.connected(session);
     this.group.welcomed(this, welcome.streamCount, welcome.checkpointIntervalMs);
     this.changed();
     taking.runner.pump();
@@ -534,6 +543,7 @@ export class SourceLink {
     this.session = undefined;
     this.connectedSinceMs = undefined;
     this.offers.disconnected();
+    this.verdicts.disconnected();
     this.taking.runner.disconnected();
     this.queue.unsend();
     this.disksChanged = end.code === 'disks-changed';

@@ -19,10 +19,12 @@ import {
   pongSchema,
   refuseSchema,
   releaseSchema,
+  verdictKeptSchema,
   welcomeSchema,
   type Ack,
   type DefinitionState,
   type Hello,
+  type Verdict,
   type Welcome,
 } from '../stream/messages.js';
 import { bytesOfBlock, type EncodedBlock } from './encoded-block.js';
@@ -36,6 +38,7 @@ export interface SessionEvents {
   hold(hold: Hold): void;
   release(barrier: string): void;
   definitionState(state: DefinitionState): void;
+  verdictKept(checkpoint: string): void;
   /** The socket can take more. */
   drained(): void;
 }
@@ -56,6 +59,7 @@ const afterWelcome: ReadonlySet<FrameType> = new Set([
   FrameType.need,
   FrameType.repair,
   FrameType.definitionState,
+  FrameType.verdictKept,
   FrameType.epoch,
   FrameType.refuse,
 ]);
@@ -144,6 +148,10 @@ export class Session {
     this.connection.send(encodeFrame(FrameType.definition, encodeDefinition(blob)));
   }
 
+  sendVerdict(verdict: Verdict): void {
+    this.connection.send(encodeJsonFrame(FrameType.verdict, verdict));
+  }
+
   sendHeld(barrier: string, sequence: number, sourceTimeMs: number): void {
     this.connection.send(encodeJsonFrame(FrameType.held, { barrier, sequence, sourceTimeMs }));
   }
@@ -210,6 +218,9 @@ export class Session {
         return;
       case FrameType.definitionState:
         this.events.definitionState(parseFrame(definitionStateSchema, frame));
+        return;
+      case FrameType.verdictKept:
+        this.events.verdictKept(parseFrame(verdictKeptSchema, frame).checkpoint);
         return;
       case FrameType.hold:
         this.events.hold(parseFrame(holdSchema, frame));

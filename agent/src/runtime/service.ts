@@ -1,5 +1,5 @@
 /** The agent's service over its source and target groups. */
-import { TidemarkError } from '../core/errors.js';
+import { isTidemarkError, TidemarkError } from '../core/errors.js';
 import { sleep, type Clock } from '../core/clock.js';
 import type { AgentInfo, Health, PeerStatus } from '../service/agent-schemas.js';
 import type {
@@ -30,12 +30,14 @@ import type { ReleaseRequest, VmList } from '../service/vm-schemas.js';
 import { resolveCheckpoint } from '../target/checkpoints.js';
 import type { TargetGroup } from '../target/group.js';
 import type { OperationRecord } from '../target/operations.js';
+import type { ApplicationCheckpoints } from './application-checkpoints.js';
 import type { CatalogueSync } from './catalogue-sync.js';
 import type { DeclaredPeers } from './declared-peers.js';
 import type { DeclaredSources } from './declared-sources.js';
 import type { ExportHost } from './exports.js';
 import { forecastOf } from './forecast.js';
 import { operationView } from './operation-view.js';
+import type { PeerClients } from './peer-clients.js';
 import type { SourceOperations } from './source-operations.js';
 import type { SourceSide } from './source-side.js';
 import type { SourceStops } from './source-stops.js';
@@ -54,6 +56,8 @@ export interface ServiceOptions {
   readonly declaredSources: DeclaredSources;
   readonly declaredPeers: DeclaredPeers;
   readonly stops: SourceStops;
+  readonly applications: ApplicationCheckpoints;
+  readonly peerClients: PeerClients;
   readonly takeOvers: TakeOvers;
   readonly vms: SourceVms;
   readonly targets: TargetSide;
@@ -238,15 +242,15 @@ export class Service implements AgentService {
   }
 
   async createCheckpoint(name: string, request: CheckpointRequest): Promise<Checkpoint> {
-    if (request.kind !== 'tagged') {
-      throw new TidemarkError('request-invalid', 'Application checkpoints need hooks, which this agent has not.', {
-        path: 'kind',
-      });
+    const { sources, targets, applications } = this.options;
+    const source = sources.find(name);
+    if (source !== undefined) {
+      const kind = request.kind ?? (source.config.hooks === undefined ? 'tagged' : 'application');
+      if (kind === 'application') return applications.take(source, request.label, checkpointWaitMs);
+      return source.tag(request.label, checkpointWaitMs);
     }
-    const source = this.options.sources.find(name);
-    if (source !== undefined) return source.tag(request.label, checkpointWaitMs);
-    const group = this.options.targets.get(name);
-    const id = await group.takeBarrier('tagged', request.label);
+    const group = targets.get(name);
+    const id = (await this.askSource(group, request)) ?? (await group.takeBarrier('tagged', request.label));
     return targetCheckpoint(group, await group.waitForCheckpoint(id, checkpointWaitMs));
   }
 
@@ -255,6 +259,28 @@ export class Service implements AgentService {
     const groups = name === undefined ? targets.list() : [targets.get(name)];
     return groups.flatMap((group) => viewsOf(group, exports));
   }
+  /** Hooks are the source's: it makes the checkpoint. Undefined: nobody there needs to be asked for this one. */
+  private async askSource(group: TargetGroup, { kind, label }: CheckpointRequest): Promise<string | undefined> {
+    if (kind === 'tagged') return undefined;
+    const [stream, ...others] = group.context.manifest.state.streams.values();
+    if (stream === undefined || others.length > 0) {
+      if (kind === undefined) return undefined;
+      throw new TidemarkError(
+        'illegal-state',
+        `Group ${group.name} has several source agents; application checkpoints of such groups are not made yet.`,
+      );
+    }
+    const { peerClients } = this.options;
+    try {
+      peerClients.check(stream);
+    } catch (error) {
+      if (kind === undefined && isTidemarkError(error, 'peer-api-unknown')) return undefined;
+      throw error;
+    }
+    const request = { ...(kind === undefined ? {} : { kind }), ...(label === undefined ? {} : { label }) };
+    return (await peerClients.use(stream, (client) => client.createCheckpoint(group.name, request))).id;
+  }
+
 
   async openView(name: string, request: ViewRequest): Promise<ViewStatus> {
     const group = this.options.targets.get(name);

@@ -1,6 +1,6 @@
 /** The source groups of an agent: their disks opened and exported, their links, and how the API shows them. */
 import { MirrorExport } from '../capture/mirror-export.js';
-import { SourceGroup } from '../capture/source-group.js';
+import { SourceGroup, type TagResult } from '../capture/source-group.js';
 import type { AgentConfig } from '../config/schema.js';
 import type { SourceGroupConfig } from '../config/schema-groups.js';
 import type { Timer } from '../core/clock.js';
@@ -33,6 +33,8 @@ export interface SourceSideOptions {
   readonly vms: SourceVms;
   /** Who declared a group, and how often it was changed. */
   readonly declaredAs: (group: string) => Pick<GroupStatus, 'owner' | 'policyRevision'>;
+  /** What is told of a group's hooks. */
+  readonly hooksOf: (config: SourceGroupConfig) => GroupStatus['hooks'];
   /** Alerts of a group that are not its links' nor its VMs'. */
   readonly alertsOf: (group: string) => GroupStatus['alerts'];
 }
@@ -54,6 +56,8 @@ export interface SourceHandle {
   checkpoints(): Checkpoint[];
   /** Marks now and waits until a target holds it durably. */
   tag(label: string | undefined, timeoutMs: number): Promise<Checkpoint>;
+  /** Waits until a target holds these marks durably, and `also` of that target has resolved. */
+  durable(marks: readonly TagResult[], timeoutMs: number, also: (target: string) => Promise<void>): Promise<Checkpoint>;
 }
 
 type Target = SourceGroupConfig['targets'][number];
@@ -242,14 +246,18 @@ export class SourceSide {
   }
 
   private handle({ group, config }: Running): SourceHandle {
-    const { exports, alertsOf, declaredAs, vms } = this.options;
+    const { exports, alertsOf, declaredAs, hooksOf, vms } = this.options;
     return {
       group,
       config,
-      status: () => ({
-        ...sourceStatus(group, config, exports, vms.seen(group.name), alertsOf(group.name)),
-        ...declaredAs(group.name),
-      }),
+      status: () => {
+        const hooks = hooksOf(config);
+        return {
+          ...sourceStatus(group, config, exports, vms.seen(group.name), alertsOf(group.name)),
+          ...declaredAs(group.name),
+          ...(hooks === undefined ? {} : { hooks }),
+        };
+      },
       checkpoints: () =>
         group.status.links.flatMap((link) =>
           link.durableCheckpointId === undefined || link.durableCheckpointMs === undefined
@@ -262,14 +270,23 @@ export class SourceSide {
                 }),
               ],
         ),
-      tag: (label, timeoutMs) => this.tag(group, label ?? 'tagged', timeoutMs),
+      tag: async (label = 'tagged', timeoutMs) => ({
+        ...(await this.durable(group, group.tag(label), timeoutMs)),
+        ...{ kind: 'tagged' as const, label },
+      }),
+      durable: (marks, timeoutMs, also) => this.durable(group, marks, timeoutMs, also),
     };
   }
 
   /** Durable on one target at least. */
-  private async tag(group: SourceGroup, label: string, timeoutMs: number): Promise<Checkpoint> {
+  private async durable(
+    group: SourceGroup,
+    marks: readonly TagResult[],
+    timeoutMs: number,
+    also: (target: string) => Promise<void> = () => Promise.resolve(),
+  ): Promise<Checkpoint> {
     const { clock } = this.options.environment;
-    const given = group.tag(label).flatMap(({ target, mark }) => {
+    const given = marks.flatMap(({ target, mark }) => {
       const link = group.links.find((candidate) => candidate.target === target);
       return mark === undefined || link === undefined ? [] : [{ link, mark, incarnation: link.status.incarnation }];
     });
@@ -282,7 +299,8 @@ export class SourceSide {
           await link.drained(abort.signal);
           if (link.status.incarnation !== incarnation)
             throw new TidemarkError('peer-unreachable', `${link.target} lost the checkpoint: its history began anew.`);
-          return { ...sourceCheckpoint(group, mark), kind: 'tagged' as const, label };
+          await also(link.target);
+          return sourceCheckpoint(group, mark);
         }),
       );
     } catch (error) {

@@ -19,7 +19,7 @@ export function settingsOf(
   return groupSettingsSchema.parse({
     checkpointIntervalMs: spec.checkpointIntervalSeconds * 1000,
     tiers,
-    namedAgeMs: windowMs,
+    namedAgeMs: (history.namedWindowSeconds ?? history.windowSeconds) * 1000,
     hardLimitBytes: history.hardLimitBytes,
     scratchLimitBytes: history.scratchLimitBytes,
     scrubPassDays: history.scrubPassDays,
@@ -39,7 +39,8 @@ export function specOf(
   state: ManifestState,
   encryptionKeyFile: string | undefined,
 ): TargetGroupSpec {
-  const { tiers } = settings;
+  const { tiers, namedAgeMs } = settings;
+  const windowMs = tiers.at(-1)?.untilAgeMs ?? namedAgeMs;
   return {
     streams: [...state.streams.values()],
     disks: disksKept(state).map(({ name, sizeBytes, stream }) => ({
@@ -50,7 +51,8 @@ export function specOf(
     newDisks: settings.newDisks,
     diskSizeMax: settings.diskSizeMax,
     history: {
-      windowSeconds: (tiers.at(-1)?.untilAgeMs ?? settings.namedAgeMs) / 1000,
+      windowSeconds: windowMs / 1000,
+      ...(namedAgeMs === windowMs ? {} : { namedWindowSeconds: namedAgeMs / 1000 }),
       tiers: tiers.slice(1).map(({ everyMs }, index) => ({
         olderThanSeconds: tiers[index]!.untilAgeMs / 1000,
         everySeconds: everyMs / 1000,

@@ -50,10 +50,16 @@ export const checkpointPageSchema = z.object({
 });
 export type CheckpointPage = z.infer<typeof checkpointPageSchema>;
 
-/** `application` quiesces through the group's hooks, `tagged` marks at once. Idempotent by `operationId`. */
+/**
+ * `application` quiesces through the group's hooks, `tagged` marks at once. An application checkpoint whose hold could not be
+ * proven comes back as `crash`, with the reasons in `attributes.application`.
+ */
 export const checkpointRequestSchema = z.strictObject({
   operationId: z.string().min(1).max(128).optional(),
-  kind: z.enum(['application', 'tagged']).default('tagged'),
+  kind: z
+    .enum(['application', 'tagged'])
+    .optional()
+    .describe('Default: application when the source group has hooks, else tagged'),
   label: labelSchema.optional(),
 });
 export type CheckpointRequest = z.infer<typeof checkpointRequestSchema>;

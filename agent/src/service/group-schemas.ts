@@ -123,6 +123,18 @@ export const journalStatusSchema = z.object({
 
 export const alertSchema = z.object({ code: z.string(), message: z.string(), hint: z.string(), sinceMs: timeMsSchema });
 
+/** Hooks of a source group. */
+export const hooksStatusSchema = z.object({
+  vms: z.array(z.object({ vm: z.string(), tier: countSchema, kinds: z.array(z.string()) })),
+  running: z.boolean().describe('An application checkpoint is being made'),
+  nextMs: timeMsSchema.nullable().describe('When the next one is due; null: without a schedule'),
+  missedCount: countSchema.describe('Due ones that were not made, since the schedule began'),
+  missed: z
+    .array(z.object({ dueMs: timeMsSchema, reason: z.enum(['agent-down', 'running', 'per-hour', 'not-taken']) }))
+    .describe('The last of them, newest last'),
+});
+export type HooksStatus = z.infer<typeof hooksStatusSchema>;
+
 export const groupStatusSchema = z.object({
   name: nameSchema,
   role: z.enum(['source', 'target']),
@@ -141,6 +153,7 @@ export const groupStatusSchema = z.object({
   disks: z.array(diskStatusSchema),
   links: z.array(linkSchema),
   vms: z.array(vmAttachmentSchema).optional().describe('Only at the source'),
+  hooks: hooksStatusSchema.optional().describe('Only at the source, of a group with hooks'),
   syncs: z.array(syncStatusSchema),
   journal: journalStatusSchema.nullable().describe('Only at the target'),
   views: z.array(viewStatusSchema),

@@ -38,6 +38,14 @@ export const historySchema = z
       .min(60)
       .default(30 * 86_400)
       .describe('Checkpoints older than this are dropped, unless pinned'),
+    namedWindowSeconds: z
+      .number()
+      .int()
+      .min(60)
+      .optional()
+      .describe(
+        'Application and tagged checkpoints are kept so long, whatever windowSeconds and tiers say. Default: windowSeconds',
+      ),
     tiers: z
       .array(tierSchema)
       .max(16)

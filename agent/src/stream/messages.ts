@@ -43,6 +43,10 @@ export const FrameType = {
   definitionState: 17,
   /** Chunks that are damaged at the target; the source sends them again (target to source). */
   repair: 18,
+  /** Whether the hold of a provisional mark was unbroken (source to target); sent again until `verdictKept`. */
+  verdict: 19,
+  /** The verdict over that checkpoint is durable (target to source). */
+  verdictKept: 20,
 } as const;
 export type FrameType = (typeof FrameType)[keyof typeof FrameType];
 
@@ -197,6 +201,16 @@ export const definitionStateSchema = z.strictObject({
 });
 export type DefinitionState = z.infer<typeof definitionStateSchema>;
 
+const checkpointId = z.string().max(32);
+/** The first verdict over a checkpoint counts. `attributes`: what hooks recorded, free of secrets. */
+export const verdictSchema = z.strictObject({
+  checkpoint: checkpointId,
+  proven: z.boolean(),
+  attributes: z.record(z.string().max(64), z.unknown()),
+});
+export type Verdict = z.infer<typeof verdictSchema>;
+export const verdictKeptSchema = z.strictObject({ checkpoint: checkpointId });
+
 /** Largest payload accepted for each frame type. */
 export const payloadBytesMax: Record<FrameType, number> = {
   1: 65_536,
@@ -217,4 +231,6 @@ export const payloadBytesMax: Record<FrameType, number> = {
   16: definitionHashBytes + definitionBytesMax,
   17: 1024,
   18: 16 + digestCountMax / 8,
+  19: 256 * 1024,
+  20: 512,
 };

@@ -23,7 +23,7 @@ export function listCheckpoints(marks: readonly JournalMark[], state: ManifestSt
   const list: Checkpoint[] = [];
   // From the moment a promotion may have begun, what is older than its end cannot be read any more.
   const base = state.promoting ?? state.promoted;
-  if (base !== undefined) list.push(base.checkpoint);
+  if (base !== undefined) list.push(judged(base.checkpoint, Object.keys(base.checkpoint.vector).map(Number), state));
   const afterBase = (vector: Vector): boolean => base === undefined || !isVectorWithin(vector, base.through);
   const groups = new Map<string, JournalMark[]>();
   for (const found of marks) {
@@ -41,9 +41,11 @@ export function listCheckpoints(marks: readonly JournalMark[], state: ManifestSt
     for (const disk of disksAt(state, vector))
       if (disk.missing === true || vector[disk.stream] === undefined) missing.add(disk.index);
     const disksUnknown = together.reduce((sum, { mark }) => sum + (mark.disksUnknown ?? 0), 0);
-    list.push({
+    const isProvisional = together.some(({ mark }) => mark.provisional === true);
+    const checkpoint: Checkpoint = {
       id,
-      kind: first.mark.kind,
+      kind: isProvisional ? 'crash' : first.mark.kind,
+      ...(isProvisional ? { provisional: true } : {}),
       ...(first.mark.label === undefined ? {} : { label: first.mark.label }),
       sourceTimeMs: Math.max(...together.map(({ mark }) => mark.sourceTimeMs)),
       complete: missing.size + disksUnknown === 0,
@@ -52,9 +54,20 @@ export function listCheckpoints(marks: readonly JournalMark[], state: ManifestSt
       epoch: first.epoch,
       vector,
       ...attributesOf(together),
-    });
+    };
+    list.push(judged(checkpoint, Object.keys(vector).map(Number), state));
   }
   return list;
+}
+
+/** A provisional one is an application checkpoint only when every stream proved its hold. */
+function judged(checkpoint: Checkpoint, streams: readonly number[], { verdicts }: ManifestState): Checkpoint {
+  const verdict = verdicts.get(checkpoint.id);
+  if (checkpoint.provisional !== true || verdict === undefined || !streams.includes(verdict.stream)) return checkpoint;
+  const attributes = { ...checkpoint.attributes, application: verdict.attributes };
+  if (!verdict.proven) return { ...checkpoint, attributes };
+  const { provisional: _, ...proven } = checkpoint;
+  return { ...proven, kind: 'application', attributes };
 }
 
 /** Of all streams; each agent names the definitions of its own VMs. */

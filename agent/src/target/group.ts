@@ -11,7 +11,7 @@ import { checkpointId } from '../core/ids.js';
 import { keyCheckOf } from '../journal/encryption.js';
 import { openJournal } from '../journal/journal.js';
 import type { JournalCut } from '../journal/types.js';
-import { protocolVersion, type Ack, type Hello, type Welcome } from '../stream/messages.js';
+import { protocolVersion, type Ack, type Hello, type Verdict, type Welcome } from '../stream/messages.js';
 import { checkEpoch } from './admission.js';
 import { BarrierCoordinator } from './barrier.js';
 import { listCheckpoints } from './checkpoints.js';
@@ -24,7 +24,7 @@ import { Ingest, type DiskChangeHandler } from './ingest.js';
 import type { GroupMachines } from './machines.js';
 import { prepareMove } from './move.js';
 import type { Checkpoint } from './manifest-records.js';
-import { Manifest, type DiskRecord } from './manifest.js';
+import { Manifest, type ManifestState } from './manifest.js';
 import { Operations, type OperationPlan } from './operations.js';
 import { ReplicaSet } from './replica-set.js';
 import { Seeding } from './seeding.js';
@@ -98,7 +98,8 @@ export class TargetGroup implements SessionGroup {
   private closed = false;
   private failed = false;
   private cached:
-    { readonly key: string; readonly diskChanges: readonly DiskRecord[]; readonly list: Checkpoint[] } | undefined;
+    | (Pick<ManifestState, 'diskChanges' | 'verdicts'> & { readonly key: string; readonly list: Checkpoint[] })
+    | undefined;
 
   private constructor(
     readonly context: GroupContext,
@@ -300,12 +301,14 @@ export class TargetGroup implements SessionGroup {
     const { manifest, journal } = this.context;
     const marks = journal.marks();
     const base = manifest.state.promoting ?? manifest.state.promoted;
-    const { barriers, diskChanges } = manifest.state;
+    const { barriers, diskChanges, verdicts } = manifest.state;
     // Marks only come at the end and only go before it, so their ends and count tell whether they are the same.
     const key = [marks.length, marks[0]?.mark.id, marks.at(-1)?.mark.id, base?.checkpoint.id, barriers.size].join(' ');
-    if (this.cached?.key !== key || this.cached.diskChanges !== diskChanges)
-      this.cached = { key, diskChanges, list: listCheckpoints(marks, manifest.state) };
-    return this.cached.list;
+    const { cached } = this;
+    if (cached?.key === key && cached.diskChanges === diskChanges && cached.verdicts === verdicts) return cached.list;
+    const list = listCheckpoints(marks, manifest.state);
+    this.cached = { key, diskChanges, verdicts, list };
+    return list;
   }
 
   pinned(): ReadonlySet<string> {
@@ -404,6 +407,14 @@ export class TargetGroup implements SessionGroup {
       this.barrier.lost(stream);
       this.context.events.emit('source-disconnected', { group: this.name, stream });
     }
+  }
+
+  async keepVerdict(stream: number, { checkpoint, proven, attributes }: Verdict): Promise<void> {
+    const { manifest, events } = this.context;
+    if (manifest.state.verdicts.has(checkpoint)) return;
+    await manifest.append({ type: 'verdict', checkpoint, stream, proven, attributes });
+    events.emit('checkpoint-verdict', { group: this.name, checkpoint, proven });
+    for (const look of [...this.durableWatchers]) look();
   }
 
   observeSourceClock(behindMs: number): void {

@@ -21,6 +21,8 @@ export const checkpointSchema = z.strictObject({
   epoch: z.number().int(),
   vector: vectorSchema,
   attributes: z.record(z.string(), z.unknown()).optional(),
+  /** An application checkpoint as long as no verdict proves it; its kind is `crash` then. */
+  provisional: z.boolean().optional(),
 });
 export type Checkpoint = z.infer<typeof checkpointSchema>;
 
@@ -99,6 +101,14 @@ export const manifestRecordSchema = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('promoted'), through: vectorSchema, checkpoint: checkpointSchema }),
   /** Verdict over a barrier checkpoint of several streams. */
   z.strictObject({ type: z.literal('barrier'), checkpoint: z.string(), barrier: z.string(), vector: vectorSchema }),
+  /** What the source says of the hold of a provisional mark; the first one counts. */
+  z.strictObject({
+    type: z.literal('verdict'),
+    checkpoint: z.string(),
+    stream: z.number().int(),
+    proven: z.boolean(),
+    attributes: z.record(z.string(), z.unknown()),
+  }),
   z.strictObject({
     type: z.literal('pin'),
     id: z.string(),

@@ -37,6 +37,8 @@ export interface ManifestState {
   promoting: { through: Vector; checkpoint: Checkpoint } | undefined;
   promoted: { through: Vector; checkpoint: Checkpoint } | undefined;
   readonly barriers: Map<string, Of<'barrier'>>;
+  /** By checkpoint; a new map with every change. */
+  verdicts: ReadonlyMap<string, Of<'verdict'>>;
   readonly pins: Map<string, Of<'pin'>>;
   readonly views: Map<string, Of<'view'>>;
   readonly operations: Map<string, Of<'operation'>>;
@@ -55,6 +57,7 @@ export function emptyState(): ManifestState {
     promoting: undefined,
     promoted: undefined,
     barriers: new Map(),
+    verdicts: new Map(),
     pins: new Map(),
     views: new Map(),
     operations: new Map(),
@@ -90,6 +93,10 @@ export function applyRecord(state: ManifestState, record: ManifestRecord): void 
       break;
     case 'barrier':
       state.barriers.set(record.checkpoint, record);
+      break;
+    case 'verdict':
+      if (!state.verdicts.has(record.checkpoint))
+        state.verdicts = new Map([...state.verdicts, [record.checkpoint, record]]);
       break;
     case 'pin':
       if (record.removed) state.pins.delete(record.id);
@@ -160,6 +167,7 @@ function snapshotOf(state: ManifestState): ManifestRecord[] {
       ? []
       : [{ type: 'promoting' as const, through: { ...promoting.through }, checkpoint: promoting.checkpoint }]),
     ...barriers.values(),
+    ...state.verdicts.values(),
     ...pins.values(),
     ...views.values(),
     ...operations.values(),
@@ -224,6 +232,7 @@ export class Manifest implements ManifestLog {
     if (this.log.sizeBytes <= bytesMax || this.pendingCount > 0) return;
     const { state } = this;
     for (const id of [...state.barriers.keys()]) if (!isListed(id)) state.barriers.delete(id);
+    state.verdicts = new Map([...state.verdicts].filter(([id]) => isListed(id)));
     for (const [id, record] of state.operations) {
       if (record.wallMs < endedBeforeMs && lastSteps.has(record.step)) state.operations.delete(id);
     }

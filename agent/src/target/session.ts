@@ -13,8 +13,10 @@ import {
   offerSchema,
   pingSchema,
   releasedSchema,
+  verdictSchema,
   type Ack,
   type Hello,
+  type Verdict,
   type Welcome,
 } from '../stream/messages.js';
 import { ContiguityGate } from './admission.js';
@@ -36,6 +38,8 @@ export interface SessionGroup {
   /** Durable and received sequence of a stream in that incarnation, and whether the target can take more. */
   progress(stream: number, incarnation: number): Pick<Ack, 'durableSequence' | 'receivedSequence' | 'state' | 'reason'>;
   left(session: TargetSession): void;
+  /** Resolves when it is durable. */
+  keepVerdict(stream: number, verdict: Verdict): Promise<void>;
   /** Our wall clock minus the source's, milliseconds, one network way at most too much. */
   observeSourceClock(behindMs: number): void;
 }
@@ -51,6 +55,7 @@ const sourceFrames: ReadonlySet<FrameType> = new Set([
   FrameType.released,
   FrameType.offer,
   FrameType.definition,
+  FrameType.verdict,
   FrameType.ping,
   FrameType.pong,
 ]);
@@ -207,6 +212,9 @@ export class TargetSession implements IngestSource, BarrierParticipant {
       case FrameType.definition:
         this.definitions(this.group).arrived(decodeDefinition(frame.payload));
         break;
+      case FrameType.verdict:
+        void this.onVerdict(this.group, parseFrame(verdictSchema, frame)).catch((error: unknown) => this.refuse(error));
+        break;
       case FrameType.ping:
         this.onPing(this.group, parseFrame(pingSchema, frame));
         break;
@@ -268,6 +276,11 @@ export class TargetSession implements IngestSource, BarrierParticipant {
     this.clockSamples.push(wallMs - ping.wallMs);
     if (this.clockSamples.length > clockSampleCountMax) this.clockSamples.shift();
     group.observeSourceClock(this.clockBehindMs ?? 0);
+  }
+
+  private async onVerdict(group: SessionGroup, verdict: Verdict): Promise<void> {
+    await group.keepVerdict(this.stream, verdict);
+    this.send(FrameType.verdictKept, { checkpoint: verdict.checkpoint });
   }
 
   private definitions(group: SessionGroup): DefinitionIntake {

@@ -4,6 +4,7 @@ import { TidemarkError } from '../../core/errors.js';
 import type { Checkpoint } from '../../service/checkpoint-schemas.js';
 import { parseSelector } from '../../service/selector.js';
 import { withSession, type CliContext, type Session } from '../command.js';
+import { applicationText } from '../application-text.js';
 import { formatTable, formatTime } from '../format.js';
 import { renderTimeline } from '../timeline.js';
 
@@ -35,21 +36,50 @@ export function addCheckpointCommands(program: Command, context: CliContext): vo
       withSession(context, command, (session) => list(session, group, options)),
     );
   checkpoints
-    .command('create')
+    .command('show')
     .argument('<group>')
-    .description('mark a checkpoint now, and wait until it is durable')
-    .option('--label <label>', "a person's words, to find it by")
-    .option('--application', 'quiesce the applications by the hooks of the group first')
-    .action((group: string, options: { label?: string; application?: boolean }, command: Command) =>
+    .argument('[checkpoint]', 'latest, latest-application, an id, label:LABEL, a time, -15m', 'latest-application')
+    .description('what a checkpoint is, and how its hold was proven')
+    .action((group: string, at: string, _options: object, command: Command) =>
       withSession(context, command, async (session) => {
-        const kind = options.application === true ? 'application' : 'tagged';
-        const checkpoint = await session.client.createCheckpoint(group, {
-          kind,
-          ...(options.label === undefined ? {} : { label: options.label }),
-        });
-        session.print(checkpoint, () => `checkpoint ${checkpoint.id} ${formatTime(checkpoint.sourceTimeMs)}\n`);
+        const found = await session.client.resolveCheckpoint(group, parseSelector(at, session.terminal.nowMs()));
+        session.print(found, () => `${checkpointTable([found])}${applicationText(found)}`);
       }),
     );
+  checkpoints
+    .command('create')
+    .argument('<group>')
+    .description('make a checkpoint now, through the hooks if the group has some, and wait until it is durable')
+    .option('--label <label>', "a person's words, to find it by")
+    .option('--application', 'quiesce the applications by the hooks of the group; an error when it has none')
+    .option('--tagged', 'mark at once, without hooks')
+    .action((group: string, options: CreateOptions, command: Command) =>
+      withSession(context, command, async (session) => {
+        const checkpoint = await session.client.createCheckpoint(group, {
+          ...kindOf(options),
+          ...(options.label === undefined ? {} : { label: options.label }),
+        });
+        session.print(checkpoint, () => createdText(checkpoint));
+      }),
+    );
+}
+
+interface CreateOptions {
+  label?: string;
+  application?: boolean;
+  tagged?: boolean;
+}
+
+function kindOf({ application, tagged }: CreateOptions): { kind?: 'application' | 'tagged' } {
+  if (application === true && tagged === true)
+    throw new TidemarkError('request-invalid', 'Give --application or --tagged, not both.', { path: 'tagged' });
+  if (application === true) return { kind: 'application' };
+  return tagged === true ? { kind: 'tagged' } : {};
+}
+
+function createdText(checkpoint: Checkpoint): string {
+  const first = `checkpoint ${checkpoint.id} ${formatTime(checkpoint.sourceTimeMs)} ${checkpoint.kind}\n`;
+  return `${first}${applicationText(checkpoint)}`;
 }
 
 async function list(session: Session, name: string | undefined, options: ListOptions): Promise<void> {

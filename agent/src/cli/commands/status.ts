@@ -106,6 +106,7 @@ function groupText(group: GroupStatus, session: Session): string {
   );
   for (const { vm, hypervisor, state, disks } of group.vms ?? [])
     lines.push(`  vm          ${oneLine(vm)} on ${hypervisor}: ${state}, ${disks.length} disks`);
+  if (group.hooks !== undefined) lines.push(`  hooks       ${hooksText(group.hooks)}`);
   for (const view of group.views)
     lines.push(
       `  view        ${view.id} at ${view.checkpoint}, ${view.purpose}, scratch ${formatBytes(view.scratchBytes)}`,
@@ -116,6 +117,14 @@ function groupText(group: GroupStatus, session: Session): string {
     );
   if (group.actions.length > 0) lines.push(`  actions     ${group.actions.join(', ')}`);
   return `${lines.join('\n')}\n`;
+}
+
+function hooksText({ vms, running, nextMs, missedCount, missed }: NonNullable<GroupStatus['hooks']>): string {
+  const all = [...vms].sort((a, b) => a.tier - b.tier).map(({ vm, kinds }) => `${oneLine(vm)} ${kinds.join('+')}`);
+  const next = running ? 'being made' : nextMs === null ? 'no schedule' : `next ${formatTime(nextMs)}`;
+  const last = missed.at(-1);
+  const gone = last === undefined ? '' : `, ${missedCount} missed, last ${formatTime(last.dueMs)} ${last.reason}`;
+  return `${all.join(', then ')}; ${next}${gone}`;
 }
 
 function groupTable(groups: readonly GroupStatus[]): string {
