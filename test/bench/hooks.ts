@@ -58,7 +58,7 @@ export const hooks: Benchmark = {
     const stalls = proven.map((hold) => stallOf(log.commits, spanOf(hold), usual));
     const snapshotStalls = snapshots.map((span) => stallOf(log.commits, span, usual));
     const db = proven.flatMap(({ vms }) => vms.filter(({ vm }) => vm === 'db'));
-    const thaws = proven.flatMap(({ vms }) => vms.flatMap(({ thawMs }) => (thawMs === null ? [] : [thawMs])));
+    const thaws = proven.flatMap(({ thawMs }) => (thawMs === null ? [] : [thawMs]));
     const one = (value: number): ReturnType<typeof series> => series([value]);
     const goals: Goal[] = [
       {

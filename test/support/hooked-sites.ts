@@ -48,6 +48,7 @@ const holdSchema = z.object({
   heldFromMs: z.number(),
   holdMs: z.number(),
   markUs: z.number(),
+  thawMs: z.number().nullable(),
   flushedBytes: z.number(),
   vms: z.array(
     z.object({
@@ -55,7 +56,6 @@ const holdSchema = z.object({
       prepareMs: z.number(),
       quiesceMs: z.number(),
       holdMs: z.number(),
-      thawMs: z.number().nullable(),
       verifiedBy: z.array(z.string()),
       facts: z.record(z.string(), z.unknown()),
     }),

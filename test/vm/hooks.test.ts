@@ -73,7 +73,7 @@ describeVms(`application checkpoints of two real VMs${reason === undefined ? '' 
 
     const redo: number[] = [];
     for (const [index, checkpoint] of taken.entries()) {
-      const { heldFromMs, holdMs, markUs, flushedBytes, vms } = holdOf(checkpoint);
+      const { heldFromMs, holdMs, markUs, thawMs, flushedBytes, vms } = holdOf(checkpoint);
       const inside = await lookInto(sites, `hold-${index}`, { db: checkpoint.id });
       const present = new Set(inside.present);
       const missing = log.commits.filter((each) => each.acknowledgedMs < heldFromMs && !present.has(each.number));
@@ -84,7 +84,7 @@ describeVms(`application checkpoints of two real VMs${reason === undefined ? '' 
       expect(inside.journalsReplayed).toBe(0);
       redo.push(inside.redoBytes);
       tell(
-        `held ${holdMs} ms (${vms.map((vm) => `${vm.vm} ${vm.holdMs} ms, reply to thaw ${vm.thawMs} ms`).join(', ')}), ` +
+        `held ${holdMs} ms (${vms.map((vm) => `${vm.vm} ${vm.holdMs} ms`).join(', ')}), reply to thaw ${thawMs} ms, ` +
           `marked in ${markUs} us, ${flushedBytes} bytes flushed; ${before} acknowledged before, redo ${inside.redoBytes} bytes`,
       );
     }

@@ -39,8 +39,6 @@ export interface VmRecord {
   readonly quiesceMs: number;
   /** From the first quiesce until all its hooks had released: nobody was held longer. */
   readonly holdMs: number;
-  /** From the moment that the guest agent's reply to the freeze could be read until the thaw was written. */
-  readonly thawMs: number | null;
   readonly verifiedBy: readonly string[];
   readonly facts: Readonly<Record<string, string | number>>;
 }
@@ -72,8 +70,6 @@ export class HeldVm {
   #quiesceFromMs: number | undefined;
   #quiesceMs = 0;
   #holdMs = 0;
-  #frozenMs: number | undefined;
-  #thawMs: number | null = null;
   readonly #verifiedBy: string[] = [];
   readonly #facts: Record<string, string | number> = {};
 
@@ -147,19 +143,18 @@ export class HeldVm {
         await this.#within(limitMs, (step) => placed.hook.quiesce(step));
       }
     });
-    this.#frozenMs = this.#o.agent?.repliedMs;
     this.#quiesceMs = this.#clock.monotonicMs() - startMs;
   }
 
   /** Lets go of all that is held, in reverse, again and again until the dead man does. */
   async release(): Promise<void> {
-    const first = this.#releaseAll();
-    // Synchronous until the thaw is written.
-    const writtenMs = this.#o.agent?.writtenMs;
-    if (this.#frozenMs !== undefined && writtenMs !== undefined && writtenMs >= this.#frozenMs)
-      this.#thawMs = writtenMs - this.#frozenMs;
-    await first;
+    await this.#releaseAll();
     if (this.#quiesceFromMs !== undefined) this.#holdMs = this.#clock.monotonicMs() - this.#quiesceFromMs;
+  }
+
+  /** The guest agent, for when its last words were read and written. */
+  get agent(): GuestAgent | undefined {
+    return this.#o.agent;
   }
 
   /** `wasMarked`: every hook proves its hold. In any case the dead man is cancelled, and what was opened is closed. */
@@ -209,7 +204,6 @@ export class HeldVm {
       ...{ vm: this.name, tier: this.tier, hooks: kinds },
       statements: kinds.flatMap((kind) => hookModules[kind].document.statements.map(({ statement }) => statement)),
       ...{ prepareMs: round(this.#prepareMs), quiesceMs: round(this.#quiesceMs), holdMs: round(this.#holdMs) },
-      thawMs: this.#thawMs === null ? null : round(this.#thawMs),
       ...{ verifiedBy: this.#verifiedBy, facts: this.#facts },
     };
   }

@@ -33,6 +33,8 @@ export interface HoldOutcome<Mark> {
   /** Milliseconds from the first quiesce to the last release; 0: nobody was held. */
   readonly holdMs: number;
   readonly markUs: number;
+  /** From the moment that the last guest agent's reply could be read until the first thaw was written; null: none was. */
+  readonly thawMs: number | null;
   /** Written by the guests of the group from the first quiesce to the mark: what the quiesce flushed, and what came meanwhile. */
   readonly flushedBytes: number;
 }
@@ -61,6 +63,7 @@ export async function holdAndMark<Mark>(options: HoldOptions<Mark>): Promise<Hol
   const untilMs = Math.min(startMs + holdMsMax, ...vms.map(({ deadManMs }) => deadManMs - deadManMarginMs));
   let placed: { readonly mark: Mark; readonly markUs: number } | undefined;
   let flushedBytes = 0;
+  let thawMs: number | null = null;
   let markFailure: unknown;
   const wasHeld = !failed();
   if (wasHeld) {
@@ -77,7 +80,11 @@ export async function holdAndMark<Mark>(options: HoldOptions<Mark>): Promise<Hol
       } catch (error) {
         markFailure = error;
       }
+    const repliedMs = Math.max(...vms.map(({ agent }) => agent?.repliedMs ?? -Infinity));
     const releasing = releaseInReverse(vms, clock);
+    // The thaws of the first tier are written by now: nothing is waited for before.
+    const writtenMs = Math.min(...vms.map(({ agent }) => agent?.writtenMs ?? Infinity).filter((at) => at >= repliedMs));
+    if (placed !== undefined && Number.isFinite(writtenMs - repliedMs)) thawMs = round(writtenMs - repliedMs);
     await onStep?.('release');
     await releasing;
   }
@@ -90,11 +97,7 @@ export async function holdAndMark<Mark>(options: HoldOptions<Mark>): Promise<Hol
     reasons.push({ vm: '', step: 'mark', ...{ code: 'held-too-long', reason: `the hold took over ${holdMsMax} ms` } });
   const { mark, markUs } = placed ?? markNow(options);
   const records = vms.map((vm) => vm.record);
-  return {
-    ...{ mark, markUs, reasons, heldFromMs, flushedBytes },
-    vms: records,
-    holdMs: Math.round(holdMs * 1000) / 1000,
-  };
+  return { ...{ mark, markUs, thawMs, reasons, heldFromMs, flushedBytes }, vms: records, holdMs: round(holdMs) };
 }
 
 function markNow<Mark>({ mark, clock }: HoldOptions<Mark>): { mark: Mark; markUs: number } {
@@ -129,4 +132,8 @@ async function releaseInReverse(vms: readonly HeldVm[], clock: Clock): Promise<v
     done.abort();
   }
   await Promise.all(running);
+}
+
+function round(ms: number): number {
+  return Math.round(ms * 1000) / 1000;
 }

@@ -158,11 +158,11 @@ export class ApplicationCheckpoints {
     }
   }
 
-  private tell(group: string, { mark, reasons, vms, holdMs, markUs, flushedBytes }: Outcome): void {
+  private tell(group: string, { mark, reasons, ...told }: Outcome): void {
     const { events, clock } = this.options;
     const checkpoint = mark.find((given) => given.mark !== undefined)?.mark?.id;
     if (reasons.length === 0) {
-      events.emit('application-checkpoint', { group, checkpoint, holdMs, markUs, flushedBytes, vms });
+      events.emit('application-checkpoint', { group, checkpoint, ...told });
       this.alerts.delete(group);
       return;
     }
@@ -178,9 +178,9 @@ export class ApplicationCheckpoints {
 
   /** Gives the verdict to every link; resolves when one target has all of it durably. */
   private async conclude(source: SourceHandle, outcome: Outcome, timeoutMs: number): Promise<Checkpoint> {
-    const { mark, reasons, vms, heldFromMs, holdMs, markUs, flushedBytes } = outcome;
+    const { mark, reasons, ...told } = outcome;
     const proven = reasons.length === 0;
-    const attributes = { proven, heldFromMs, holdMs, markUs, flushedBytes, vms, ...(proven ? {} : { reasons }) };
+    const attributes = { proven, ...told, ...(proven ? {} : { reasons }) };
     const kept = new Map<string, Promise<void>>();
     for (const { target, mark: given } of mark) {
       const link = source.group.links.find((each) => each.target === target);

@@ -58,9 +58,12 @@ export class Upkeep {
     await this.promote(keep);
     await this.compact(keep);
     await this.enforceLimit();
-    const listed = new Set(context.checkpoints().map(({ id }) => id));
+    const ids = context.checkpoints().map(({ id }) => id);
+    const [listed, newest] = [new Set(ids), ids.at(-1) ?? ''];
+    // A verdict may be here before the mark that it is about.
+    const isListed = (id: string): boolean => listed.has(id) || id > newest;
     const endedBeforeMs = context.clock.wallMs() - operationKeepMs;
-    await context.manifest.compact(context.settings.manifestBytes, (id) => listed.has(id), endedBeforeMs);
+    await context.manifest.compact(context.settings.manifestBytes, isListed, endedBeforeMs);
     await context.definitions.sweep(context.checkpoints());
     await this.sweepDisks();
     for (let merges = 0; merges < mergesPerRound && (await context.journal.maintain()); merges++);
