@@ -121,9 +121,8 @@ async function openItem(item: QueueItem, spool: Spool): Promise<Source[]> {
   }
   if (content.at === 'memory') {
     return content.blocks.map((block) => {
-      const bytes = Buffer.concat(block);
-      const { header, table } = decodeHeader(bytes);
-      return fromBlock(decodeTable(header, table), () => Promise.resolve(decodeBlock(bytes)));
+      const { header, table } = decodeHeader(Buffer.concat(block.slice(0, 2)));
+      return fromBlock(decodeTable(header, table), () => Promise.resolve(decodeBlock(Buffer.concat(block))));
     });
   }
   const sources: Source[] = [];

@@ -176,7 +176,8 @@ export class Folder {
       const roomy = queue.memoryBytes + bytes < bounds.bufferBytes / 2;
       if (roomy && !spooled) return 'memory';
       if (spool.hasRoom(bytes)) return 'spool';
-      return queue.memoryBytes + (spooled ? bytes : 0) < bounds.bufferBytes ? 'memory' : undefined;
+      // Until the run is replaced memory holds both.
+      return queue.memoryBytes + bytes < bounds.bufferBytes ? 'memory' : undefined;
     };
     return foldRun(items, {
       spool,

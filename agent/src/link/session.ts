@@ -64,8 +64,8 @@ const afterWelcome: ReadonlySet<FrameType> = new Set([
   FrameType.refuse,
 ]);
 const missedPingsMax = 3;
-/** Nothing more is handed to a socket that holds so many bytes. */
-const socketQueueBytes = 1024 * 1024;
+/** Nothing more is handed to a socket that holds so many bytes: Node encrypts all of them in one turn, and writes wait. */
+const socketQueueBytes = 256 * 1024;
 
 export class Session {
   private readonly connection: Connection;

@@ -22,7 +22,7 @@ export interface TlsLimits {
 
 export const tlsLimitsDefault: TlsLimits = {
   handshakeTimeoutMs: 10_000,
-  lowWaterBytes: 1 << 20,
+  lowWaterBytes: 128 * 1024,
   closeGraceMs: 2_000,
 };
 
