@@ -17,7 +17,7 @@ help: ## this list
 setup: ## system and npm packages; every other target does it too
 	@scripts/setup.sh
 
-demo: agent ## two real VMs: protect, drill, fail over, undo, recover, come home; needs root
+demo: agent ## two real VMs moved by one Pulumi stack: protect, preview, fail over, come home; needs root
 	@$(run) demo -- $(ARGS)
 
 test: setup ## lint, types, agent build, all tests, the simulation with SEEDS=1000 seeds

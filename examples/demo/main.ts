@@ -1,31 +1,27 @@
 /**
- * make demo: an application in two real virtual machines, protected, drilled, lost, brought back, overwritten with rubbish,
- * recovered from before it, and moved home; each transaction is counted. It uses the agents' control API, as the CLI does.
- * The two sites on one machine are test/support/two-tier-sites.ts, the laboratory of the tests.
- *
- * `--disks`: without VMs and without root, on disk images.
+ * make demo: an application in two real virtual machines, declared, lost, recovered and moved home by nothing but
+ * `pulumi config set` and `pulumi up` of the program beside this (demo.ts); each transaction is counted. The two sites on
+ * one machine are test/support/two-tier-sites.ts, the laboratory of the tests.
  */
 import { formatSeconds } from '../../agent/src/cli/format.js';
+import { whyNoPulumi } from '../../test/support/pulumi-command.js';
 import { whyNoVms } from '../../test/support/vm-host.js';
-import { runDisksDemo } from './disks.js';
-import { runVmsDemo } from './vms.js';
+import { runDemo } from './run.js';
 
 async function main(args: readonly string[]): Promise<number> {
-  const unknown = args.find((arg) => arg !== '--disks');
-  if (unknown !== undefined) {
-    process.stderr.write(`demo: unknown option ${unknown}; there is --disks\n`);
+  if (args.length > 0) {
+    process.stderr.write(`demo: unknown option ${args[0]}; it has none\n`);
     return 2;
   }
-  const startedMs = performance.now();
-  const reason = whyNoVms();
-  if (args.length === 0 && reason === undefined) {
-    const code = await runVmsDemo();
-    process.stdout.write(`Took ${formatSeconds((performance.now() - startedMs) / 1000)}.\n`);
-    return code;
+  const reason = whyNoVms() ?? whyNoPulumi();
+  if (reason !== undefined) {
+    process.stderr.write(`The demo cannot run here: ${reason}.\nWithout VMs and root: examples/quickstart/README.md\n`);
+    return 1;
   }
-  if (args.length === 0)
-    process.stdout.write(`The demo with two real VMs cannot run here: ${reason}.\nSo it runs on disk images.\n\n`);
-  return runDisksDemo();
+  const startedMs = performance.now();
+  const code = await runDemo();
+  process.stdout.write(`Took ${formatSeconds((performance.now() - startedMs) / 1000)}.\n`);
+  return code;
 }
 
 process.exit(await main(process.argv.slice(2)));

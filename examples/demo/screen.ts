@@ -1,4 +1,5 @@
 /** What the demo prints: lines that stay, and under them one that changes. Without a terminal it is a plain line now and then. */
+import pc from 'picocolors';
 import { renderProgress } from '../../agent/src/cli/progress.js';
 import type { Progress } from '../../agent/src/service/operation-schemas.js';
 
@@ -6,6 +7,8 @@ const columnCount = 79;
 const plainEveryMs = 10_000;
 const drawMs = 200;
 const quietMs = 1000;
+
+export const colours = pc.createColors(process.stdout.isTTY === true && process.env['NO_COLOR'] === undefined);
 
 /** Tells how far it is: bytes, when it can, and the step it is at. */
 export type Report = (progress: Progress | null, step?: string) => void;
@@ -22,6 +25,18 @@ export class Screen {
     this.clear();
     process.stdout.write(`${text}\n`);
     this.#plainMs = performance.now();
+  }
+
+  /** What a person would type. */
+  command(text: string): void {
+    for (const line of wrap(text, columnCount - 5))
+      this.say(`   ${colours.bold(`${line.isFirst ? '$ ' : '    '}${line.text}`)}`);
+  }
+
+  /** What the command answers. */
+  quote(text: string): void {
+    for (const line of wrap(text, columnCount - 8))
+      this.say(colours.dim(`     ${line.isFirst ? '' : '    '}${line.text}`));
   }
 
   /** The last line; nothing is shown after it. */
@@ -76,4 +91,17 @@ export function progressOf(doneBytes: number, totalBytes: number, startedMs: num
   const bytesPerSecond = (doneBytes * 1000) / Math.max(1, performance.now() - startedMs);
   const secondsLeft = bytesPerSecond > 0 ? (totalBytes - doneBytes) / bytesPerSecond : null;
   return { doneBytes, totalBytes, bytesPerSecond, secondsLeft };
+}
+
+/** Broken at spaces; its own indent stays. */
+function wrap(text: string, width: number): { readonly text: string; readonly isFirst: boolean }[] {
+  const lines: string[] = [];
+  let rest = text.trimEnd();
+  while (rest.length > width) {
+    const space = rest.lastIndexOf(' ', width);
+    const at = space > width / 2 ? space : width;
+    lines.push(rest.slice(0, at));
+    rest = rest.slice(at).trimStart();
+  }
+  return [...lines, rest].map((line, index) => ({ text: line, isFirst: index === 0 }));
 }

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, expect, test } from '@jest/globals';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parse } from 'yaml';
+import { DemoStack } from '../../examples/demo/stack.js';
 import { repositoryRoot } from '../support/paths.js';
 import {
   providerDirectory,
@@ -29,6 +30,26 @@ describePulumi('examples', () => {
     if (code !== 0) throw new Error(`ended with ${code}:\n${output}`);
     return output;
   }
+
+  test("demo: its program's preview, told line by line", async () => {
+    const lines: string[] = [];
+    const say = (text: string): void => void lines.push(text);
+    const { lab, source, target } = rig;
+    await using stack = await DemoStack.open({
+      ...{ lab, amsterdam: source, frankfurt: target },
+      disks: { db: { vda: 1 << 20, vdb: 1 << 20, vdc: 1 << 20 }, client: { vda: 1 << 20, vdb: 1 << 20 } },
+      screen: { command: say, quote: say, during: (_label, work) => work(() => undefined) },
+    });
+    await stack.preview();
+    expect(lines[0]).toBe('pulumi preview');
+    for (const line of ['+ ProtectedApplication shop', '+ ProtectionGroup shop', '+ SourceGroup shop'])
+      expect(lines.filter((each) => each === line)).toHaveLength(1);
+    expect(lines).toContain('captures VM db, VM client as shop, sent to target');
+    expect(lines).toContain('activeSite: "amsterdam"');
+    await expect(stack.ask({ request: 'one', action: 'sleep' as never }).then(() => stack.preview())).rejects.toThrow(
+      'recovery.action',
+    );
+  }, 120_000);
 
   test('yaml: the same group without TypeScript', async () => {
     const { name: _name, plugins: _plugins, ...program } = projectFile('examples', 'yaml');

@@ -7,10 +7,8 @@ import type { AgentExecutable } from './agent-executable.js';
 import type { ManagedProcess, Processes } from './processes.js';
 import { waitFor } from './wait.js';
 
-/** The configuration but what the laboratory gives: names, certificates, addresses, directories. */
-export type AgentSettings = Partial<
-  Omit<AgentConfigInput, 'site' | 'agent' | 'tls' | 'listen' | 'dataDirectory' | 'access'>
-> & {
+/** The configuration but what the laboratory gives: name, certificates, addresses, directories. Default site: `site-NAME`. */
+export type AgentSettings = Partial<Omit<AgentConfigInput, 'agent' | 'tls' | 'listen' | 'dataDirectory' | 'access'>> & {
   readonly env?: Readonly<Record<string, string>>;
   /** Serve NBD over TCP with TLS too, on `addresses.nbd`. */
   readonly nbdTcp?: boolean;

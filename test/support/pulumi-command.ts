@@ -52,16 +52,24 @@ export interface PulumiProjectOptions {
   readonly program: Readonly<Record<string, unknown>>;
   readonly config?: Readonly<Record<string, string>>;
   readonly env?: Readonly<Record<string, string>>;
+  /** Of each command. Default 180,000. */
+  readonly timeoutMs?: number;
+  /** A signal of the terminal does not reach its commands: who starts one ends it. */
+  readonly detached?: boolean;
 }
 
 export class PulumiProject {
   readonly directory: string;
   readonly #env: NodeJS.ProcessEnv;
   readonly #name: string;
+  readonly #timeoutMs: number;
+  readonly #detached: boolean;
 
   private constructor(options: PulumiProjectOptions) {
     this.directory = options.directory;
     this.#name = options.name ?? 'demo';
+    this.#timeoutMs = options.timeoutMs ?? defaultTimeoutMs;
+    this.#detached = options.detached ?? false;
     const home = join(options.directory, 'home');
     mkdirSync(join(options.directory, 'state'), { recursive: true });
     mkdirSync(home, { recursive: true });
@@ -135,7 +143,7 @@ export class PulumiProject {
 
   /** A script that calls `pulumi` in the project's directory; its output, throws when it does not end with 0. */
   script(file: string, args: readonly string[], env: Readonly<Record<string, string>>): Promise<string> {
-    const options = { cwd: this.directory, env: { ...this.#env, ...env }, timeout: defaultTimeoutMs };
+    const options = { cwd: this.directory, env: { ...this.#env, ...env }, timeout: this.#timeoutMs };
     return new Promise((resolve, reject) =>
       execFile(file, args, options, (error, stdout, stderr) => {
         if (error === null) resolve(stdout + stderr);
@@ -149,12 +157,13 @@ export class PulumiProject {
   }
 
   /** A command that the test may end. */
-  start(...args: string[]): { readonly pid: number; readonly ended: Promise<CommandResult> } {
+  start(...args: string[]): RunningCommand {
     const child = spawn('pulumi', ['--non-interactive', '--cwd', this.directory, ...args], {
       env: this.#env,
       stdio: ['ignore', 'pipe', 'pipe'],
-      timeout: defaultTimeoutMs,
+      timeout: this.#timeoutMs,
       killSignal: 'SIGKILL',
+      detached: this.#detached,
     });
     let output = '';
     for (const stream of [child.stdout, child.stderr])
@@ -163,8 +172,15 @@ export class PulumiProject {
       child.once('error', reject);
       child.once('close', (code) => resolve({ code: code ?? -1, output }));
     });
-    return { pid: child.pid ?? -1, ended };
+    return { pid: child.pid ?? -1, ended, kill: (signal) => child.kill(signal) };
   }
+}
+
+export interface RunningCommand {
+  readonly pid: number;
+  readonly ended: Promise<CommandResult>;
+  /** False: it has ended. */
+  kill(signal: 'SIGINT' | 'SIGKILL'): boolean;
 }
 
 export interface StateResource {

@@ -46,6 +46,8 @@ export interface SitesOptions {
   readonly owned?: AsyncDisposableStack;
   /** While the guests' image is made. */
   readonly onImageBytes?: (doneBytes: number, totalBytes: number) => void;
+  /** Names of the sites; then the agents' files name no group, for it is declared by their API. */
+  readonly named?: { readonly source: string; readonly target: string };
 }
 
 export class TwoTierSites implements AsyncDisposable {
@@ -73,16 +75,17 @@ export class TwoTierSites implements AsyncDisposable {
   }
 
   /** Both libvirts, and the VMs started at the first; nothing is protected yet. */
-  static async boot({ onImageBytes, owned = new AsyncDisposableStack() }: SitesOptions = {}): Promise<TwoTierSites> {
+  static async boot(options: SitesOptions = {}): Promise<TwoTierSites> {
+    const { owned = new AsyncDisposableStack() } = options;
     try {
-      return await TwoTierSites.#boot(owned, onImageBytes);
+      return await TwoTierSites.#boot(owned, options);
     } catch (error) {
       await owned.disposeAsync();
       throw error;
     }
   }
 
-  static async #boot(stack: AsyncDisposableStack, onImageBytes: SitesOptions['onImageBytes']): Promise<TwoTierSites> {
+  static async #boot(stack: AsyncDisposableStack, { onImageBytes, named }: SitesOptions): Promise<TwoTierSites> {
     const lab = stack.use(await Laboratory.open());
     const image = await guestImage(lab.processes, onImageBytes);
     const start = async (name: string): Promise<PrivateLibvirt> =>
@@ -93,8 +96,9 @@ export class TwoTierSites implements AsyncDisposable {
     const source = await lab.prepareAgent('source');
     const target = await lab.prepareAgent('target');
     const link = await lab.startLink('link', target.addresses.stream);
-    source.configure(sourceSettings(here, target, link));
-    target.configure(targetSettings(there, source, image));
+    const [sends, receives] = [sourceSettings(here, target, link), targetSettings(there, source, image)];
+    source.configure(named === undefined ? sends : { ...sends, site: named.source, sourceGroups: [] });
+    target.configure(named === undefined ? receives : { ...receives, site: named.target, targetGroups: [] });
     for (const agent of [source, target]) stack.defer(() => (agent.isRunning ? agent.stop() : undefined));
     return new TwoTierSites(stack, { lab, image, here, there, source, target, link });
   }

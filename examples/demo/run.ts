@@ -1,16 +1,15 @@
-/** The demo with two real VMs: its set-up, its end, and what it says at the end. */
-import pc from 'picocolors';
+/** The demo's set-up, its end, and what it says at the end. */
 import { formatBytes } from '../../agent/src/cli/format.js';
+import { pulumiTools } from '../../test/support/pulumi-command.js';
 import { TwoTierSites, group } from '../../test/support/two-tier-sites.js';
-import { waitApplication } from '../../test/support/two-tier.js';
+import { groupDisks, waitApplication } from '../../test/support/two-tier.js';
 import { isWrong, ledgerLines } from './ledger.js';
 import { LifeOfTheShop } from './life.js';
-import { progressOf, Screen } from './screen.js';
-
-const colours = pc.createColors(process.stdout.isTTY === true && process.env['NO_COLOR'] === undefined);
+import { colours, progressOf, Screen } from './screen.js';
+import { DemoStack } from './stack.js';
 
 /** Resolves with the exit code: not 0 when a step failed, or lost what it must not. */
-export async function runVmsDemo(): Promise<number> {
+export async function runDemo(): Promise<number> {
   const screen = new Screen();
   await using owned = new AsyncDisposableStack();
   let interrupted = false;
@@ -20,15 +19,16 @@ export async function runVmsDemo(): Promise<number> {
       screen.end(`\n${signal}: ending both VMs, agents and libvirts.`);
       void owned.disposeAsync().finally(() => process.exit(130));
     });
-  screen.say('Tidemark: two sites on this machine, an application in two virtual machines,');
-  screen.say('a checkpoint of both every second. Emulated (no KVM needed), as root.\n');
+  screen.say('Tidemark: an application in two virtual machines, protected and recovered by');
+  screen.say('updates of one Pulumi stack. Two sites on this machine; emulated, no KVM needed.\n');
   let sites: TwoTierSites | undefined;
   try {
     sites = await start(screen, owned);
-    const life = new LifeOfTheShop(sites, screen);
+    const stack = owned.use(await openStack(sites, screen));
+    const life = new LifeOfTheShop(sites, stack, screen);
     await life.run();
     screen.clear();
-    return await conclude(sites, life);
+    return await conclude(sites, stack, life);
   } catch (error) {
     // The end of what was going on when it was interrupted is no news.
     if (interrupted) return await new Promise<number>(() => {});
@@ -41,22 +41,34 @@ export async function runVmsDemo(): Promise<number> {
 }
 
 async function start(screen: Screen, owned: AsyncDisposableStack): Promise<TwoTierSites> {
-  screen.say('1  Two libvirts with a network each. Amsterdam boots a database and its client.');
+  screen.say('1  Two sites, each a libvirt and an agent. Amsterdam boots a database and its client.');
+  pulumiTools();
   const startedMs = performance.now();
   const sites = await screen.during('making ready', async (report) =>
     TwoTierSites.boot({
       owned,
+      named: { source: 'amsterdam', target: 'frankfurt' },
       onImageBytes: (done, total) => report(progressOf(done, total, startedMs), 'guest image'),
     }),
   );
+  await screen.during('both agents start', async () => {
+    for (const agent of [sites.target, sites.source]) await agent.start();
+  });
   await screen.during('both VMs boot', () => waitApplication(sites.here.virsh, undefined, 300_000));
   screen.say('   The client commits numbers, and keeps each acknowledged one on its own disk.');
   return sites;
 }
 
-async function conclude(sites: TwoTierSites, { entries, home }: LifeOfTheShop): Promise<number> {
-  // The agent that received last: what is at home again was recovered from its journal.
-  const { journal } = await sites.source.client.group(group);
+function openStack({ lab, image, source, target }: TwoTierSites, screen: Screen): Promise<DemoStack> {
+  const sizesOf = (vm: string): Record<string, number> =>
+    Object.fromEntries(groupDisks(image, [vm]).map(({ name, sizeBytes }) => [name.slice(vm.length + 1), sizeBytes]));
+  const disks = { db: sizesOf('db'), client: sizesOf('client') };
+  return DemoStack.open({ lab, amsterdam: source, frankfurt: target, disks, screen });
+}
+
+async function conclude(sites: TwoTierSites, stack: DemoStack, { entries }: LifeOfTheShop): Promise<number> {
+  const { journal } = await sites.target.client.group(group);
+  const { activeSite, state } = await stack.outputs();
   const wrong = entries.filter(isWrong);
   process.stdout.write('\n');
   for (const line of ledgerLines(entries)) process.stdout.write(`${line.wrong ? colours.red(line.text) : line.text}\n`);
@@ -67,8 +79,8 @@ async function conclude(sites: TwoTierSites, { entries, home }: LifeOfTheShop): 
     'ACKED    transactions that the client had as acknowledged before the step',
     'LOST     of these; all of them younger than the checkpoint',
     '',
-    `Now      the application runs at ${home}`,
-    `Journal  ${journal === null ? 'none' : `${formatBytes(journal.bytes)}, ${journal.checkpointCount} checkpoints, at Amsterdam`}`,
+    `Now      pulumi stack output: activeSite ${activeSite}, state ${state}`,
+    `Journal  ${journal === null ? 'none' : `${formatBytes(journal.bytes)}, ${journal.checkpointCount} checkpoints, at Frankfurt`}`,
     `Files    ${sites.lab.directory}, removed now (TIDEMARK_KEEP=1 keeps them)`,
   ];
   process.stdout.write(`\n${notes.join('\n')}\n\n`);

@@ -1,0 +1,4 @@
+/** What Pulumi starts. */
+import { load } from '../load.js';
+
+export const { activeSite, addresses, state } = await load('demo');
