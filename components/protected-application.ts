@@ -11,6 +11,7 @@ import {
   type RecoveryRequest,
 } from './resources.js';
 import type { Site } from './site.js';
+import { withoutTraces } from './without-traces.js';
 
 type RecoverySettings = NonNullable<GroupPolicy['recovery']>;
 type RecoveryVm = RecoverySettings['vms'][number];
@@ -85,28 +86,29 @@ export class ProtectedApplication extends pulumi.ComponentResource implements Dr
     this.group = args.group ?? name;
     this.connections = { target: target.connection, ...defined({ source: source.connection }) };
     const capture = captureOf(name, args);
-    this.protection = new ProtectionGroup(
-      name,
-      {
-        name: this.group,
-        ...this.connections,
-        policy: policyOf(name, args),
-        sourceSite: source.site,
-        sourceAddresses: addressesOf(args.vms ?? []),
-        // Before the source is declared there is nothing that it could wait for.
-        ...defined({ recovery, waitFor: capture === undefined ? waitFor : undefined }),
-        ...defined({ deletionGraceDays, forceDestroy, home, labels: labelsOf(args) }),
-      },
-      { ...target.childOptions(this), dependsOn: [...source.ready, ...target.ready] },
-    );
+    const group: ProtectionGroupArgs = {
+      name: this.group,
+      ...this.connections,
+      policy: policyOf(name, args),
+      sourceSite: source.site,
+      sourceAddresses: addressesOf(args.vms ?? []),
+      // Before the source is declared there is nothing that it could wait for.
+      ...defined({ recovery, waitFor: capture === undefined ? waitFor : undefined }),
+      ...defined({ deletionGraceDays, forceDestroy, home, labels: labelsOf(args) }),
+    };
+    const ready = { dependsOn: [...source.ready, ...target.ready] };
+    this.protection = withoutTraces(() => new ProtectionGroup(name, group, { ...target.childOptions(this), ...ready }));
     this.capture =
       capture === undefined
         ? undefined
-        : new SourceGroup(
-            name,
-            { name: this.group, source: source.connection!, capture, ...defined({ waitFor }) },
-            // A source finds its group at the target at once; and it goes first.
-            { ...source.childOptions(this), dependsOn: [this.protection] },
+        : withoutTraces(
+            () =>
+              new SourceGroup(
+                name,
+                { name: this.group, source: source.connection!, capture, ...defined({ waitFor }) },
+                // A source finds its group at the target at once; and it goes first.
+                { ...source.childOptions(this), dependsOn: [this.protection] },
+              ),
           );
     ({ activeSite: this.activeSite, addresses: this.addresses } = this.protection);
     ({ state: this.state, lastOperation: this.lastOperation } = this.protection);

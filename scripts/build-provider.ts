@@ -1,6 +1,6 @@
 /**
- * Builds dist/provider/pulumi-resource-tidemark: the Pulumi provider in one script, for any Node that Pulumi supports.
- * Takes a second; written by a rename, so that a running engine never sees half a file.
+ * Builds dist/provider: the Pulumi provider in one script, for any Node that Pulumi supports, and `pulumi-resource-tidemark`,
+ * which starts it. Takes a second; written by renames, so that a running engine never sees half a file.
  */
 import { chmodSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -21,6 +21,9 @@ const result = await build({
   format: 'cjs',
   logLevel: 'warning',
   legalComments: 'none',
+  // The engine waits for it to be read; names stay for what a stack trace says.
+  minifyWhitespace: true,
+  minifySyntax: true,
   define: {
     __TIDEMARK_PROVIDER_VERSION__: JSON.stringify(version),
     __TIDEMARK_PLANTED__: 'false',
@@ -28,9 +31,16 @@ const result = await build({
   },
   // Compiled parts that ssh2 does without.
   external: ['*.node', 'cpu-features'],
-  banner: { js: '#!/usr/bin/env node' },
 });
-publish('pulumi-resource-tidemark', result.outputFiles[0]!.text);
+/** Compiling is most of a start: Node keeps what it has compiled beside it (22.1 and later), while nothing else is to do. */
+const starter = `#!/usr/bin/env node
+const { enableCompileCache, flushCompileCache } = require('node:module');
+enableCompileCache?.(require('node:path').join(__dirname, '.compiled'));
+require('./provider.js');
+setTimeout(() => flushCompileCache?.(), 300).unref();
+`;
+publish('provider.js', result.outputFiles[0]!.text);
+publish('pulumi-resource-tidemark', starter);
 // A script without an extension is CommonJS only where package.json says so.
 publish('package.json', '{ "type": "commonjs" }\n');
 console.log(`dist/provider ${version} is built`);

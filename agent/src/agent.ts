@@ -193,6 +193,7 @@ class Agent {
       sources: asked,
       reversal: reversals({
         ...{ records: this.directions, peers: asked, vms: this.vms, events, addressOf, storage, spoolDirectory },
+        declared: () => this.declaredSourceGroups(),
         targets: () => this.targets,
         changed: () => this.startSources(),
       }),
@@ -315,8 +316,8 @@ class Agent {
     this.api = await this.startApi(config.listen.api);
     await this.upkeep();
     this.stopUpkeep = every(nodeClock, upkeepMs, () => this.upkeep());
-    this.stopFences = every(nodeClock, upkeepMs, () => this.fences.round());
     this.stopSchedules = every(nodeClock, upkeepMs, () => this.schedules.tend());
+    this.stopFences = every(nodeClock, upkeepMs, () => this.fences.round());
     this.options.onReload((after) => this.reload(after));
     this.stops.resume();
     this.health.started = true;
@@ -327,10 +328,10 @@ class Agent {
   /** Of as much as was started. */
   async stop(): Promise<void> {
     this.health.started = false;
-    await this.stops.close();
     await this.stopSchedules?.();
     await this.schedules.close();
     await this.applications.close();
+    await this.stops.close();
     await this.sources.drain(AbortSignal.timeout(this.config.drainSeconds * 1000));
     await this.stopUpkeep?.();
     await this.stopFences?.();
@@ -355,10 +356,12 @@ class Agent {
     return { ...this.config, peers: peersNow(this.config.peers, this.peerRecords) };
   }
 
+  private declaredSourceGroups(): SourceGroupConfig[] {
+    return [...this.config.sourceGroups, ...declaredGroups(this.sourceRecords, this.config)];
+  }
+
   private sourceGroups(): SourceGroupConfig[] {
-    const { config, sourceRecords, directions } = this;
-    const sourceGroups = [...config.sourceGroups, ...declaredGroups(sourceRecords, config)];
-    return sourceGroupsNow({ ...config, sourceGroups }, directions);
+    return sourceGroupsNow(this.declaredSourceGroups(), this.directions);
   }
 
   private groupsOf(peer: string): string[] {
@@ -428,11 +431,11 @@ class Agent {
       declaredSources: this.declaredSources,
       declaredPeers: this.declaredPeers,
       stops: this.stops,
+      applications: this.applications,
+      peerClients: this.peers,
       takeOvers: this.takeOvers,
       vms: this.vms,
       targets,
-      applications: this.applications,
-      peerClients: this.peers,
       exports,
       catalogue,
       ring,
@@ -451,10 +454,10 @@ class Agent {
 
   /** The catalogue is only an index: that it fails is told, and stops nothing. */
   private async upkeep(): Promise<void> {
+    this.applications.tend();
     await this.health.refresh();
     await this.purgeRetired();
     try {
-    this.applications.tend();
       for (const group of this.targets.list()) await this.catalogue.update(group);
       this.health.catalogueFailure = undefined;
     } catch (error) {

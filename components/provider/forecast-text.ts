@@ -27,7 +27,8 @@ export function actionText(forecast: ActionForecast, { group, request, site }: A
     );
   }
   for (const wave of [...new Set(vms.map((vm) => vm.wave))])
-    for (const vm of vms.filter((candidate) => candidate.wave === wave)) lines.push(vmLine(vm, action));
+    for (const vm of vms.filter((candidate) => candidate.wave === wave))
+      lines.push(vmLine(vm, action), ...vm.checks.map((check) => `  checked: ${checkText(check)}`));
   if (action !== 'rollback' && action !== 'commit')
     lines.push(
       readySeconds === null
@@ -51,6 +52,20 @@ function vmLine(
     ...ips,
   ];
   return `wave ${wave}: ${vm}${facts.length === 0 ? '' : ` (${facts.join('; ')})`}`;
+}
+
+function checkText(check: ActionForecast['vms'][number]['checks'][number]): string {
+  const within = `within ${seconds(check.timeoutSeconds)}`;
+  switch (check.kind) {
+    case 'guest-agent':
+      return `the guest agent answers ${within}`;
+    case 'tcp':
+      return `${check.host}:${check.port} accepts ${within}`;
+    case 'http':
+      return `${check.url} answers ${within}`;
+    case 'command':
+      return `${check.command.join(' ')} succeeds ${within}`;
+  }
 }
 
 function scratchLine({ scratchLimitBytes, scratchFullSeconds }: ActionForecast): string {

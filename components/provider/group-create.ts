@@ -7,6 +7,7 @@ import { protectionGroupSchema, type GroupPolicyInput, type ProtectionGroupInput
 import { newOwner, urnOf } from './owner.js';
 import { pause } from './pause.js';
 import { PartialFailure, type Call, type State } from './resource.js';
+import { retiredOf } from './retired.js';
 import { isUnreachable } from './sites.js';
 import { findRun } from './transition.js';
 import type { Properties } from './values.js';
@@ -75,10 +76,10 @@ async function plannedCreate(
   const { name, policy } = inputs;
   const client = call.sites.client(inputs.target);
   try {
-    const [agent, retired] = await Promise.all([client.agent(), client.retiredGroups()]);
+    const [agent, retired] = await Promise.all([client.agent(), retiredOf(client, name)]);
     const size = policy.disks.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
     const reserve = policy.history.failoverReserve * size;
-    const kept = known ? undefined : retired.find((group) => group.name === name);
+    const kept = known ? undefined : retired;
     await call.tell.say(
       'info',
       `${known ? 'continues to protect' : 'protects'} ${name} at ${agent.site}\n  replica: ${bytes(size)} for ${policy.disks.length} disks, of which ${bytes(reserve)} more are reserved for a failover\n  journal: at most ${bytes(policy.history.hardLimitBytes)}; a checkpoint every ${policy.checkpointIntervalSeconds} s${

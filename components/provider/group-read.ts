@@ -1,8 +1,9 @@
 /** What is true of a group now; by import, of one that Pulumi did not know. */
-import { isTidemarkError, type AgentClient } from '../agent-client.js';
+import { isTidemarkError } from '../agent-client.js';
 import { groupOutputs, plannedOutputs, readFacts } from './group-outputs.js';
 import { policyDiffers } from './group-policy.js';
 import { protectionGroupSchema } from './inputs.js';
+import { retiredOf } from './retired.js';
 import type { Call, State } from './resource.js';
 import { isUnreachable } from './sites.js';
 import type { Properties } from './values.js';
@@ -61,11 +62,4 @@ async function importGroup(id: string, call: Call): Promise<Found | undefined> {
     const outputs = { ...plannedOutputs(protectionGroupSchema.parse(inputs), inputs), ...known, imported: true };
     return { state: { id, outputs }, inputs };
   }
-}
-
-async function retiredOf(
-  client: AgentClient,
-  name: string,
-): Promise<Awaited<ReturnType<AgentClient['retiredGroups']>>[number] | undefined> {
-  return (await client.retiredGroups()).find((group) => group.name === name);
 }

@@ -19,6 +19,7 @@ import {
 import { declare, planDeclaration } from './group-policy.js';
 import { protectionGroupSchema, type ProtectionGroupInputs } from './inputs.js';
 import { PartialFailure, type Call } from './resource.js';
+import { retiredOf } from './retired.js';
 import { failureText, findRun, foresee, run, type Transition } from './transition.js';
 import { unknown, type Properties } from './values.js';
 
@@ -111,7 +112,7 @@ async function restore(
   { sites, tell, preview }: Call,
 ): Promise<'planned' | 'done'> {
   const client = sites.client(target);
-  const kept = (await client.retiredGroups()).find((group) => group.name === name);
+  const kept = await retiredOf(client, name);
   if (kept === undefined) return 'done';
   if (preview) {
     const until = new Date(kept.untilMs).toISOString();

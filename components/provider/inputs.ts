@@ -1,7 +1,7 @@
 /** Inputs of the resources and functions. What a group is made of are the agent's own schemas. */
 import { z } from 'zod';
 import { targetGroupSpecSchema } from '../../agent/src/service/group-spec.js';
-import { readinessSchema, siteRecoverySchema } from '../../agent/src/service/recovery-spec.js';
+import { drillChecksSchema, siteRecoverySchema } from '../../agent/src/service/recovery-spec.js';
 import { nameSchema, secondsSchema } from '../../agent/src/service/scalars.js';
 import { parseSelector } from '../../agent/src/service/selector.js';
 import { transitions, type TransitionAction } from '../../agent/src/target/state-machine.js';
@@ -132,16 +132,7 @@ export const recoveryDrillSchema = z.strictObject({
   request: requestSchema,
   checkpoint: selectorSchema,
   vms: z.array(z.string().min(1).max(256)).min(1).max(256).optional().describe('Default: all that the policy recovers'),
-  checks: z
-    .array(
-      z.strictObject({
-        vm: z.string().min(1).max(256).describe('Name of the VM at the source'),
-        check: readinessSchema,
-      }),
-    )
-    .max(256)
-    .optional()
-    .describe('Besides the readiness of the policy'),
+  checks: drillChecksSchema.optional(),
   maxDurationMinutes: z
     .number()
     .min(0.01)

@@ -91,7 +91,7 @@ export const recoveryDrill: ResourceKind = {
 };
 
 async function foreseen(given: Properties, inputs: RecoveryDrillInputs, call: Call): Promise<Properties> {
-  const { group, request, checkpoint, vms } = inputs;
+  const { group, request, checkpoint, vms, checks } = inputs;
   try {
     const client = await clientOf(inputs, call);
     const [{ site }, { action }] = await Promise.all([
@@ -101,6 +101,7 @@ async function foreseen(given: Properties, inputs: RecoveryDrillInputs, call: Ca
         operation: operationId(group, request),
         at: parseSelector(checkpoint, Date.now()),
         ...(vms === undefined ? {} : { vms }),
+        ...(checks === undefined ? {} : { checks }),
       }),
     ]);
     if (action !== null && !action.known) {

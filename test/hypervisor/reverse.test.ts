@@ -232,6 +232,8 @@ describe('a group goes there and back again', () => {
     if (done.state === 'failed') await succeeded(atHome, 'once-more', 'reverse');
     await protecting(atHome, atAway);
     expect(await away.list('--all')).toEqual([]);
+    const record = readFileSync(join(atHome.dataDirectory, 'directions', 'shop.json'), 'utf8');
+    expect(JSON.parse(record)).toMatchObject({ role: 'source', config: { fencing: 'leave' } });
     await restart(atAway, atHome);
     await protecting(atHome, atAway);
   }, 180_000);

@@ -120,7 +120,11 @@ describePulumi('VMs by configuration', () => {
 
   test('a check that fails: the update fails when all is torn down, its state saved; it runs again for a new request only', async () => {
     const checks = [{ vm: 'count', check: { kind: 'guest-agent', timeoutSeconds: 1 } }];
+    declare({}, drill('tuesday', { checks: [{ ...checks[0]!, vm: 'elsewhere' }] }));
+    const refused = await project.preview();
+    expect([refused.code === 0, refused.output]).toEqual([false, expect.stringContaining('boots no VM elsewhere')]);
     declare({}, drill('tuesday', { checks }));
+    expect(await ok(project.preview())).toContain('checked: the guest agent answers within 1.0 s');
     for (let count = 0; count < 2; count++) {
       const { code, output } = await project.up('--skip-preview');
       expect(output).toContain('vm-not-ready');

@@ -63,13 +63,13 @@ afterEach(() => rmSync(directory, { recursive: true, force: true }));
 
 const now = (): number[] => {
   const sourceGroups = [...config.sourceGroups, ...declaredGroups(records, config)];
-  return sourceGroupsNow({ ...config, sourceGroups }, directions).map((each) => each.checkpointIntervalSeconds);
+  return sourceGroupsNow(sourceGroups, directions).map((each) => each.checkpointIntervalSeconds);
 };
-const turn = (role: 'source' | 'target'): Promise<void> =>
+const turn = (role: 'source' | 'target', peer = 'fra-1'): Promise<void> =>
   directions.save({
     ...{ version: 1, group: 'shop', operation: 'r1' },
     ...(role === 'source'
-      ? { role, config: sourceGroupSchema.parse({ name: 'shop', ...specOf(9) }) }
+      ? { role, config: sourceGroupSchema.parse({ name: 'shop', ...specOf(9), targets: [{ peer }] }) }
       : {
           ...{ role, vms: [], keepUntilMs: 0, settled: true, parent: { epoch: 1, branch: '0123456789abcdef' } },
           spec: {} as never,
@@ -87,13 +87,20 @@ test('protected to here: the declaration can be changed, and does nothing', asyn
   expect([removed, directions.get('shop')?.role]).toEqual([[], 'target']);
 });
 
-test('captured here since a reversal: a change reaches what is in force, a removal ends it', async () => {
+test('home again it goes as declared: a change reaches what is in force, a removal ends it', async () => {
   await turn('source');
-  expect(now()).toEqual([9]);
+  expect(now()).toEqual([5]);
   await declared.declare('shop', request(6));
   expect(now()).toEqual([6]);
   await declared.remove('shop', {});
   expect([removed, now(), directions.get('shop')]).toEqual([['shop'], [], undefined]);
+});
+
+test('a reversal to another peer than the declared one: it goes where that sent it, until it is declared anew', async () => {
+  await turn('source', 'par-1');
+  expect(now()).toEqual([9]);
+  await declared.declare('shop', request(6));
+  expect(now()).toEqual([6]);
 });
 
 test('what a reversal alone made is not taken over by a declaration', async () => {

@@ -85,7 +85,7 @@ export const groupRoutes: readonly Route[] = [
     id: 'retiredGroups',
     method: 'GET',
     path: '/v1/retired-groups',
-    summary: 'Removed groups whose journal and replica are still kept',
+    summary: 'Groups that were removed, and histories that a reversal closed, as long as they are kept',
     roles: readers,
     reply: retiredListSchema,
     handle: async ({ service }) => ({ groups: await service.retiredGroups() }),

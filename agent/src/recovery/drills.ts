@@ -20,17 +20,16 @@ import {
   type OperationStep,
   type StepContext,
 } from '../target/operations.js';
+import type { DrillScope } from '../target/machines.js';
 import { failedChecks, firstBootMs, proveNetworks } from './evidence.js';
 import type { Checkpoint } from '../target/manifest-records.js';
 import type { Room } from './room.js';
 import { viewDisks } from './view-disks.js';
 import { shortHash, type BootReport, type VmPlan } from './vm-set.js';
 
-interface DrillArguments {
+interface DrillArguments extends DrillScope {
   readonly at: CheckpointSelector;
-  readonly vms?: readonly string[];
   readonly keepMinutes: number;
-  readonly checks?: VmPlan['checks'];
   readonly maxDurationMinutes?: number;
   readonly scratchLimitBytes?: number;
 }
@@ -110,11 +109,7 @@ export class Drills {
   }
 
   /** Refuses, before anything is changed, what could not be drilled. */
-  async check(
-    checkpoint: Checkpoint,
-    args: Pick<DrillArguments, 'vms' | 'checks'>,
-    id: string,
-  ): Promise<OperationResult> {
+  async check(checkpoint: Checkpoint, args: DrillScope, id: string): Promise<OperationResult> {
     const { group, vms } = this.room;
     const network = vms.spec.testNetwork === 'isolated' ? networkName(group.name)(id) : null;
     const plan: VmPlan = {

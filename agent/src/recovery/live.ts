@@ -7,7 +7,7 @@
  */
 import { TidemarkError } from '../core/errors.js';
 import type { Timer } from '../core/clock.js';
-import type { GroupMachines } from '../target/machines.js';
+import type { DrillScope, GroupMachines } from '../target/machines.js';
 import type { Checkpoint } from '../target/manifest-records.js';
 import type { OperationPlan, OperationResult, OperationStep, StepContext } from '../target/operations.js';
 import { commitSteps, checkCommit, settleCommit } from './commit.js';
@@ -57,8 +57,8 @@ export class LiveMachines implements GroupMachines {
     return { ...(await this.room.vms.check({ operation: 'check', purpose: 'live', checkpoint, disk })) };
   }
 
-  checkDrill(checkpoint: Checkpoint, vms: readonly string[] | undefined): Promise<OperationResult> {
-    return this.drills.check(checkpoint, vms === undefined ? {} : { vms }, 'check');
+  checkDrill(checkpoint: Checkpoint, asked: DrillScope): Promise<OperationResult> {
+    return this.drills.check(checkpoint, asked, 'check');
   }
 
   checkCommit(view: string): Promise<OperationResult> {

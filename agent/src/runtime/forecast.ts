@@ -59,7 +59,7 @@ async function actionForecast(
   if (checkpoint !== undefined && legal && action === 'failover' && group.machines?.enabled === true)
     await attempt(() => group.machines?.checkFailover(checkpoint));
   if (checkpoint !== undefined && action === 'drill')
-    await attempt(() => group.machines?.checkDrill(checkpoint, request.vms));
+    await attempt(() => group.machines?.checkDrill(checkpoint, request));
   const measured = measuredSeconds(group);
   return {
     action,
@@ -69,7 +69,7 @@ async function actionForecast(
     refusals,
     checkpoint: checkpoint === undefined ? null : targetCheckpoint(group, checkpoint),
     lossSeconds,
-    vms: recovers ? vmForecasts(group, action, request.vms, lossSeconds ?? 0) : [],
+    vms: recovers ? vmForecasts(group, action, request, lossSeconds ?? 0) : [],
     readySeconds: measured.length === 0 ? null : measured[Math.floor(measured.length / 2)]!,
     measuredCount: measured.length,
     scratchLimitBytes: context.settings.scratchLimitBytes,
@@ -100,7 +100,7 @@ function checkFailover(group: TargetGroup, request: ForecastRequest, lossSeconds
 function vmForecasts(
   group: TargetGroup,
   action: OperationKind,
-  only: readonly string[] | undefined,
+  { vms: only, checks = [] }: ForecastRequest,
   lossSeconds: number,
 ): ActionForecast['vms'] {
   const { recovery } = group.context.settings;
@@ -108,13 +108,14 @@ function vmForecasts(
   const drill = action === 'drill';
   return recovery.vms
     .filter(({ vm }) => only?.includes(vm) !== false)
-    .map(({ vm, wave, delaySeconds, networks, addresses }) => ({
+    .map(({ vm, wave, delaySeconds, networks, addresses, readiness }) => ({
       vm,
       wave,
       delaySeconds,
       lossSeconds,
       networks: networks.map(({ from, live, test }) => ({ from, to: drill ? (test ?? recovery.testNetwork) : live })),
       addresses: addresses.map(({ nic, live, test }) => ({ nic, to: drill ? test : live })),
+      checks: [...readiness, ...checks.filter((asked) => drill && asked.vm === vm).map(({ check }) => check)],
     }))
     .sort((a, b) => a.wave - b.wave);
 }

@@ -1,16 +1,24 @@
 /**
- * Directories of removed groups: GROUPS/.retired/UNTIL-NAME, UNTIL in milliseconds since the Unix epoch. `retired.json` in
- * it says what the group ran by, so that it can be shown and restored without opening it; it may be missing.
+ * Directories of removed groups, and of histories that a reversal closed: GROUPS/.retired/UNTIL-NAME, UNTIL in milliseconds
+ * since the Unix epoch. `retired.json` in it says what the group ran by and why it is here, so that it can be shown and
+ * restored without opening it; it may be missing.
  */
 import { z } from 'zod';
-import { TidemarkError } from '../core/errors.js';
 import type { Storage } from '../core/storage.js';
 import { readWhole, writeWhole } from '../core/whole-file.js';
 import { groupPolicySchema, type GroupPolicy, type RetiredGroup } from '../service/group-spec.js';
 
 const noteName = 'retired.json';
 const noteBytesMax = 1024 * 1024;
-const noteSchema = z.object({ policy: groupPolicySchema });
+const noteSchema = z.object({
+  policy: groupPolicySchema,
+  /** Notes of earlier versions do not say it. */
+  why: z.enum(['removed', 'reversed']).default('removed'),
+});
+type Note = z.infer<typeof noteSchema>;
+
+/** One that has its time. */
+export type KeptGroup = RetiredGroup & { readonly untilMs: number };
 
 export class RetiredGroups {
   readonly #directory: string;
@@ -22,9 +30,9 @@ export class RetiredGroups {
     this.#directory = `${groups}/.retired`;
   }
 
-  /** Keeps beside a group what it runs by, for when it is here. */
-  note(name: string, policy: GroupPolicy): Promise<void> {
-    return writeWhole(this.storage, `${this.groups}/${name}`, noteName, `${JSON.stringify({ policy })}\n`);
+  /** Keeps beside a group what it runs by, and why it goes, for when it is here. */
+  note(name: string, policy: GroupPolicy, why: Note['why']): Promise<void> {
+    return writeWhole(this.storage, `${this.groups}/${name}`, noteName, `${JSON.stringify({ policy, why })}\n`);
   }
 
   /** Moves the group's directory here; durable when it returns. */
@@ -37,22 +45,19 @@ export class RetiredGroups {
   }
 
   /** Those that stay longest come first. */
-  async list(): Promise<RetiredGroup[]> {
-    const found: RetiredGroup[] = [];
-    for (const { entry, name, untilMs } of await this.#entries())
-      found.push({ name, untilMs, policy: await this.#policy(`${this.#directory}/${entry}`) });
+  async list(): Promise<KeptGroup[]> {
+    const found: KeptGroup[] = [];
+    for (const { entry, name, untilMs } of await this.#entries()) {
+      const note = await this.#note(`${this.#directory}/${entry}`);
+      found.push({ name, untilMs, why: note?.why ?? 'removed', policy: note?.policy ?? null });
+    }
     return found.sort((a, b) => b.untilMs - a.untilMs);
   }
 
-  /** Back to where it was, durable when it returns; throws `group-unknown`. Without `untilMs` the one that stays longest. */
-  async restore(name: string, untilMs: number | undefined): Promise<void> {
+  /** Back to where it was, durable when it returns. */
+  async restore({ name, untilMs }: KeptGroup): Promise<void> {
     const { storage, groups } = this;
-    const [found] = (await this.#entries())
-      .filter((entry) => entry.name === name && (untilMs === undefined || entry.untilMs === untilMs))
-      .sort((a, b) => b.untilMs - a.untilMs);
-    if (found === undefined)
-      throw new TidemarkError('group-unknown', `No retired group ${name} is kept here.`, { path: 'group' });
-    await storage.rename(`${this.#directory}/${found.entry}`, `${groups}/${name}`);
+    await storage.rename(`${this.#directory}/${untilMs}-${name}`, `${groups}/${name}`);
     await storage.syncDirectory(this.#directory);
     await storage.syncDirectory(groups);
   }
@@ -72,12 +77,10 @@ export class RetiredGroups {
     });
   }
 
-  async #policy(directory: string): Promise<GroupPolicy | null> {
+  async #note(directory: string): Promise<Note | undefined> {
     const path = `${directory}/${noteName}`;
-    if (!(await this.storage.exists(path))) return null;
-    const text = await readWhole(this.storage, path, noteBytesMax);
-    const note = noteSchema.safeParse(parse(text ?? ''));
-    return note.success ? note.data.policy : null;
+    if (!(await this.storage.exists(path))) return undefined;
+    return noteSchema.safeParse(parse((await readWhole(this.storage, path, noteBytesMax)) ?? '')).data;
   }
 }
 

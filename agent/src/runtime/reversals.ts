@@ -1,5 +1,4 @@
 /** Reversals of target groups: what they need of the agent around the group, and which way each group goes at it. */
-import type { AgentConfig } from '../config/schema.js';
 import { sourceGroupSchema, type SourceGroupConfig } from '../config/schema-groups.js';
 import { TidemarkError } from '../core/errors.js';
 import type { EventSink } from '../core/events.js';
@@ -15,6 +14,8 @@ export interface ReversalOptions {
   readonly records: DirectionRecords;
   readonly peers: AskedPeers;
   readonly vms: SourceVms;
+  /** Source groups of the file and of the API. */
+  readonly declared: () => readonly SourceGroupConfig[];
   readonly targets: () => TargetSide;
   readonly events: EventSink;
   /** Stream address of a peer; undefined when the configuration names none. */
@@ -28,6 +29,10 @@ export interface ReversalOptions {
 
 export function reversals(options: ReversalOptions): Reversal {
   const { records, peers, vms, targets, events, addressOf, changed, storage, spoolDirectory } = options;
+  const sourceOf = (group: GroupContext, peer: string): SourceGroupConfig => {
+    const recovered = asRecovered(group, peer);
+    return asDeclared(options.declared(), recovered) ?? recovered;
+  };
   return {
     check: async (group, peer) => {
       peers.check(peer);
@@ -58,16 +63,28 @@ export function reversals(options: ReversalOptions): Reversal {
   };
 }
 
-/** Source groups as they are now: the configuration's, but for those that a reversal turned. */
-export function sourceGroupsNow(config: AgentConfig, records: DirectionRecords): SourceGroupConfig[] {
+/** Source groups as they are now: the declared ones, but for those that are protected to here or only came here by a reversal. */
+export function sourceGroupsNow(
+  declared: readonly SourceGroupConfig[],
+  records: DirectionRecords,
+): SourceGroupConfig[] {
   const turned = records.list();
   return [
-    ...config.sourceGroups.filter(({ name }) => !turned.some(({ group }) => group === name)),
-    ...turned.flatMap((record) => (record.role === 'source' ? [record.config] : [])),
+    ...declared.filter(({ name }) => !turned.some(({ group }) => group === name)),
+    ...turned.flatMap((record) =>
+      record.role === 'source' ? [asDeclared(declared, record.config) ?? record.config] : [],
+    ),
   ];
 }
 
-function sourceOf({ name, settings }: GroupContext, peer: string): SourceGroupConfig {
+/** A group that came home goes as it is declared there, when that is where the reversal sent it. */
+function asDeclared(declared: readonly SourceGroupConfig[], turned: SourceGroupConfig): SourceGroupConfig | undefined {
+  const goesThere = ({ targets }: SourceGroupConfig): boolean =>
+    targets.some(({ peer }) => turned.targets.some((target) => target.peer === peer));
+  return declared.find((group) => group.name === turned.name && goesThere(group));
+}
+
+function asRecovered({ name, settings }: GroupContext, peer: string): SourceGroupConfig {
   const { recovery, checkpointIntervalMs } = settings;
   return sourceGroupSchema.parse({
     name,

@@ -168,7 +168,7 @@ export class Service implements AgentService {
     if (owner !== null && request.owner !== undefined && request.owner !== owner) {
       throw new TidemarkError('group-exists', `Group ${name} belongs to ${owner}.`, { path: 'owner' });
     }
-    await targets.retire(name, request.graceDays);
+    await targets.retire(name, request.graceDays, 'removed');
     await catalogue.forget(name);
     await takeOvers.end(name);
   }
@@ -197,8 +197,13 @@ export class Service implements AgentService {
     return this.options.declaredPeers.remove(name, request);
   }
 
-  retiredGroups(): Promise<RetiredGroup[]> {
-    return this.options.targets.listRetired();
+  async retiredGroups(): Promise<RetiredGroup[]> {
+    const { sources, targets } = this.options;
+    const closed = targets.list().filter(({ name }) => sources.find(name) !== undefined);
+    return [
+      ...closed.map(({ name }) => ({ name, why: 'reversed' as const, untilMs: null, policy: targets.policy(name) })),
+      ...(await targets.listRetired()),
+    ];
   }
 
   async restoreGroup(name: string, request: RestoreGroup): Promise<GroupStatus> {
@@ -254,11 +259,6 @@ export class Service implements AgentService {
     return targetCheckpoint(group, await group.waitForCheckpoint(id, checkpointWaitMs));
   }
 
-  async views(name?: string): Promise<ViewStatus[]> {
-    const { targets, exports } = this.options;
-    const groups = name === undefined ? targets.list() : [targets.get(name)];
-    return groups.flatMap((group) => viewsOf(group, exports));
-  }
   /** Hooks are the source's: it makes the checkpoint. Undefined: nobody there needs to be asked for this one. */
   private async askSource(group: TargetGroup, { kind, label }: CheckpointRequest): Promise<string | undefined> {
     if (kind === 'tagged') return undefined;
@@ -281,6 +281,11 @@ export class Service implements AgentService {
     return (await peerClients.use(stream, (client) => client.createCheckpoint(group.name, request))).id;
   }
 
+  async views(name?: string): Promise<ViewStatus[]> {
+    const { targets, exports } = this.options;
+    const groups = name === undefined ? targets.list() : [targets.get(name)];
+    return groups.flatMap((group) => viewsOf(group, exports));
+  }
 
   async openView(name: string, request: ViewRequest): Promise<ViewStatus> {
     const group = this.options.targets.get(name);

@@ -269,7 +269,7 @@ export class TakeOvers {
     const isDeclared = known?.context.manifest.state.epochs[0]?.parentBranch === parent.branch;
     // What was here when the group went the other way.
     if (known !== undefined && !isDeclared)
-      await targets.retire(group, Math.max(0, (keepUntilMs - clock.wallMs()) / dayMs));
+      await targets.retire(group, Math.max(0, (keepUntilMs - clock.wallMs()) / dayMs), 'reversed');
     await targets.declare(group, spec, { owner: null, previousOwner: null }, parent);
     const seeds = spec.disks.flatMap(({ seed }) => (seed === undefined ? [] : [seed]));
     await this.options.oldDisks.add(seeds.map((path) => ({ group, path, untilMs: keepUntilMs, vms: record.vms })));

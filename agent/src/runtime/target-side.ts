@@ -163,7 +163,7 @@ export class TargetSide {
   }
 
   /** Stops the group and sets its directory aside; it is deleted when `graceDays` have passed. */
-  retire(name: string, graceDays: number): Promise<void> {
+  retire(name: string, graceDays: number, why: RetiredGroup['why']): Promise<void> {
     return this.changes.run(async () => {
       const group = this.groups.get(name);
       if (group === undefined) return;
@@ -171,7 +171,7 @@ export class TargetSide {
       if (live.length > 0 || group.context.manifest.state.state === 'committing') {
         throw new TidemarkError('illegal-state', `Group ${name} runs a live view; commit or roll back first.`);
       }
-      await this.retired.note(name, this.policy(name));
+      await this.retired.note(name, this.policy(name), why);
       await this.stop(group);
       const { clock, events, keys } = this.options;
       await this.retired.add(name, Math.round(clock.wallMs() + graceDays * dayMs));
@@ -180,7 +180,7 @@ export class TargetSide {
     });
   }
 
-  /** Groups that were removed and are still kept. */
+  /** What was set aside and is still kept. */
   listRetired(): Promise<RetiredGroup[]> {
     return this.changes.run(() => this.retired.list());
   }
@@ -191,13 +191,15 @@ export class TargetSide {
       if (this.groups.has(name) || this.failures.has(name))
         throw new TidemarkError('group-exists', `This agent has a group ${name}.`, { path: 'group' });
       const kept = (await this.retired.list()).find(
-        (group) => group.name === name && (untilMs === undefined || group.untilMs === untilMs),
+        (group) => group.name === name && (untilMs === undefined ? group.why === 'removed' : group.untilMs === untilMs),
       );
+      if (kept === undefined)
+        throw new TidemarkError('group-unknown', `No retired group ${name} is kept here.`, { path: 'group' });
       const { keys, events } = this.options;
-      const keyFile = encryptionKeyFile ?? kept?.policy?.spec.encryptionKeyFile;
+      const keyFile = encryptionKeyFile ?? kept.policy?.spec.encryptionKeyFile;
       if (keyFile !== undefined) await readKeyFile(keyFile);
       await keys.remember(name, keyFile);
-      await this.retired.restore(name, untilMs);
+      await this.retired.restore(kept);
       const group = await this.start(name);
       events.emit('group-restored', { group: name });
       return group;

@@ -4,7 +4,7 @@ import { checkpointSchema, checkpointSelectorSchema } from './checkpoint-schemas
 import { apiErrorSchema } from './error-schema.js';
 import { targetGroupSpecSchema } from './group-spec.js';
 import { operationKindSchema } from './operation-schemas.js';
-import { addressingSchema } from './recovery-spec.js';
+import { addressingSchema, drillChecksSchema, readinessSchema } from './recovery-spec.js';
 import { bytesSchema, countSchema, operationIdSchema, secondsSchema, timeMsSchema } from './scalars.js';
 
 /** Give `action` to hear of an operation, `spec` to hear of a change of the policy. */
@@ -13,6 +13,7 @@ export const forecastRequestSchema = z.strictObject({
   operation: operationIdSchema.optional().describe('Id that the operation would have: one that ran says so'),
   at: checkpointSelectorSchema.default({ by: 'latest' }),
   vms: z.array(z.string().min(1).max(256)).min(1).max(256).optional().describe('Of a drill. Default: all'),
+  checks: drillChecksSchema.optional().describe('Of a drill'),
   sourceMayBeAlive: z.boolean().default(false),
   maxDataLossSeconds: secondsSchema.optional(),
   spec: targetGroupSpecSchema.optional(),
@@ -26,6 +27,10 @@ export const vmForecastSchema = z.object({
   lossSeconds: secondsSchema.describe('Seconds of its newest writes that would be missing'),
   networks: z.array(z.object({ from: z.string(), to: z.string() })),
   addresses: z.array(z.object({ nic: countSchema, to: addressingSchema })),
+  checks: z
+    .array(readinessSchema)
+    .default([])
+    .describe('All must hold: the readiness of the policy, and what a drill asks for; earlier versions do not say it'),
 });
 
 export const actionForecastSchema = z.object({

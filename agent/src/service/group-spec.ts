@@ -181,17 +181,25 @@ export const groupPolicySchema = z.object({
 });
 export type GroupPolicy = z.infer<typeof groupPolicySchema>;
 
-/** A removed group whose journal and replica are still kept. */
+/** A history whose journal and replica are still kept, and which nothing is added to. */
 export const retiredGroupSchema = z.object({
   name: nameSchema,
-  untilMs: timeMsSchema.describe('Deleted after this moment'),
+  why: z
+    .enum(['removed', 'reversed'])
+    .default('removed')
+    .describe('removed: by a person or a stack; reversed: closed, since the group is protected the other way'),
+  untilMs: timeMsSchema
+    .nullable()
+    .describe('Deleted after this moment; null: not before the group is reversed to here again, or removed'),
   policy: groupPolicySchema.nullable().describe('What it ran by; null when that was not kept'),
 });
 export type RetiredGroup = z.infer<typeof retiredGroupSchema>;
 
 /** Takes a removed group back as it was: journal, replica, operations, owner. */
 export const restoreGroupSchema = z.strictObject({
-  untilMs: timeMsSchema.optional().describe('Which of several of that name. Default: the one that stays longest'),
+  untilMs: timeMsSchema
+    .optional()
+    .describe('Which of several of that name. Default: of those that were removed the one that stays longest'),
   encryptionKeyFile: z
     .string()
     .min(1)

@@ -8,7 +8,7 @@ import { checkpointSelectorSchema } from './checkpoint-schemas.js';
 import { apiErrorSchema } from './error-schema.js';
 import { expectationSchema } from './expectation.js';
 import { diskSizeSchema, historySchema, intervalSchema } from './group-spec.js';
-import { readinessSchema, siteRecoverySchema } from './recovery-spec.js';
+import { drillChecksSchema, siteRecoverySchema } from './recovery-spec.js';
 import { bytesSchema, countSchema, nameSchema, operationIdSchema, secondsSchema, timeMsSchema } from './scalars.js';
 import { sizeSchema } from './sizes.js';
 
@@ -155,11 +155,7 @@ export const operationRequestSchema = z.discriminatedUnion('kind', [
         .max(10_080)
         .default(0)
         .describe('Minutes that the VMs stay after their checks; 0: gone at once'),
-      checks: z
-        .array(z.strictObject({ vm: z.string().min(1).max(256), check: readinessSchema }))
-        .max(256)
-        .optional()
-        .describe('Besides the readiness of the policy'),
+      checks: drillChecksSchema.optional(),
       maxDurationMinutes: z
         .number()
         .min(0.01)

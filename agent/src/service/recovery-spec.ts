@@ -36,6 +36,18 @@ export const readinessSchema = z.discriminatedUnion('kind', [
 ]);
 export type Readiness = z.infer<typeof readinessSchema>;
 
+/** What a drill checks besides the readiness of the policy. */
+export const drillChecksSchema = z
+  .array(
+    z.strictObject({
+      vm: z.string().min(1).max(256).describe('Name of the VM at the source'),
+      check: readinessSchema,
+    }),
+  )
+  .max(256)
+  .describe('Besides the readiness of the policy');
+export type DrillChecks = z.infer<typeof drillChecksSchema>;
+
 export const networkNameSchema = z
   .string()
   .regex(/^(bridge:)?[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/, 'a libvirt network, or bridge:NAME')

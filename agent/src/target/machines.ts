@@ -1,6 +1,15 @@
 /** The VMs of a group as its transitions see them; recovery/ implements it over a hypervisor. */
+import type { DrillChecks } from '../service/recovery-spec.js';
 import type { Checkpoint } from './manifest-records.js';
 import type { OperationPlan, OperationResult, OperationStep, StepContext } from './operations.js';
+
+/** What of a group a drill boots and checks. */
+export interface DrillScope {
+  /** Names of VMs; undefined: all of the settings. */
+  readonly vms?: readonly string[] | undefined;
+  /** Besides the readiness of the settings. */
+  readonly checks?: DrillChecks | undefined;
+}
 
 export interface GroupMachines {
   /** True when the settings say how VMs come back; otherwise an operation is about disks alone. */
@@ -10,7 +19,7 @@ export interface GroupMachines {
   /** Checks, before anything changes, that every VM can come back from the checkpoint. */
   checkFailover(checkpoint: Checkpoint): Promise<OperationResult>;
   /** Checks, before anything changes, that a drill can be run, in networks that lead nowhere. */
-  checkDrill(checkpoint: Checkpoint, vms: readonly string[] | undefined): Promise<OperationResult>;
+  checkDrill(checkpoint: Checkpoint, asked: DrillScope): Promise<OperationResult>;
   /** Checks that the recovered VMs can be made permanent: state, space. */
   checkCommit(view: string): Promise<OperationResult>;
   /** Behind the production view. */

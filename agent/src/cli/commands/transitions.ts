@@ -193,13 +193,13 @@ export function addTransitionCommands(program: Command, context: CliContext): vo
     );
   group
     .command('retired')
-    .description('removed groups that are still kept')
+    .description('groups that were removed, and histories that a reversal closed, as long as they are kept')
     .action((_options, self: Command) =>
       withSession(context, self, async (session) => {
         const groups = await session.client.retiredGroups();
-        const rows = groups.map(({ name, untilMs }) => [name, formatTime(untilMs)]);
+        const rows = groups.map(({ name, why, untilMs }) => [name, why, untilMs === null ? '-' : formatTime(untilMs)]);
         session.print(groups, () =>
-          rows.length === 0 ? 'no retired groups\n' : formatTable(['GROUP', 'UNTIL'], rows),
+          rows.length === 0 ? 'no retired groups\n' : formatTable(['GROUP', 'WHY', 'UNTIL'], rows),
         );
       }),
     );
@@ -311,10 +311,8 @@ export function addTransitionCommands(program: Command, context: CliContext): vo
 /** By its time to the second, as it is shown. */
 async function retiredUntil(client: AgentClient, name: string, text: string): Promise<number> {
   const second = Math.floor(Date.parse(text) / 1000);
-  const found = (await client.retiredGroups()).find(
-    (group) => group.name === name && Math.floor(group.untilMs / 1000) === second,
-  );
-  if (found !== undefined) return found.untilMs;
+  for (const { name: kept, untilMs } of await client.retiredGroups())
+    if (kept === name && untilMs !== null && Math.floor(untilMs / 1000) === second) return untilMs;
   throw new TidemarkError('request-invalid', `No retired group ${name} stays until ${text}.`, { path: 'until' });
 }
 
