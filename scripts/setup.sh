@@ -17,6 +17,7 @@ system_packages=(
   nbdfuse:libnbd-bin
   mkfs.xfs:xfsprogs
   mkntfs:ntfs-3g
+  isoinfo:genisoimage
   fuse2fs:fuse2fs
   mke2fs:e2fsprogs
   qemu-system-x86_64:qemu-system-x86

@@ -12,7 +12,18 @@ describe('settings of recovery', () => {
   test('what is left out has a default', () => {
     expect(recoverySpecSchema.parse({ hypervisor: 'local', vms: [{ vm: 'db' }] })).toEqual({
       hypervisor: 'local',
-      vms: [{ vm: 'db', wave: 1, delaySeconds: 0, readiness: [], networks: [], mac: 'keep', addresses: [] }],
+      vms: [
+        {
+          vm: 'db',
+          wave: 1,
+          delaySeconds: 0,
+          readiness: [],
+          networks: [],
+          mac: 'keep',
+          addresses: [],
+          addressesBy: 'guest-agent',
+        },
+      ],
       testNetwork: 'isolated',
       uncommittedHours: 24,
       afterwards: 'remind',

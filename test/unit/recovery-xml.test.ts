@@ -1,7 +1,8 @@
 import { describe, expect, test } from '@jest/globals';
 import type { VmDefinition } from '../../agent/src/hypervisor/definition.js';
+import { isoImage } from '../../agent/src/recovery/iso-image.js';
 import type { OwnerMark } from '../../agent/src/recovery/owner-mark.js';
-import { recoveryXml, type RecoveryXmlOptions } from '../../agent/src/recovery/recovery-xml.js';
+import { recoveryXml, type NicAddress, type RecoveryXmlOptions } from '../../agent/src/recovery/recovery-xml.js';
 
 const uuid = '6f2d5a1c-8a0b-4a53-9d1a-0b8f54a1c001';
 
@@ -137,6 +138,58 @@ describe('the XML that a VM is recovered with', () => {
     expect(() => make({ definition: { ...definition(''), domainXml: '' } })).toThrow('monitor');
     expect(() => make({ definition: { ...definition(''), domainXml: '<domain><oops></domain>' } })).toThrow(
       'no <domain>',
+    );
+  });
+});
+
+describe('addresses by cloud-init', () => {
+  const seedMedium = isoImage('cidata', [{ name: 'user-data', content: Buffer.from('#cloud-config') }]);
+  const dhcp = new Map<number, NicAddress>([
+    [0, { addressing: 'dhcp' }],
+    [1, { name: 'ens4', addressing: { addresses: ['10.9.0.5/24'], gateways: [], dns: [] } }],
+  ]);
+  const withSeed = (): VmDefinition => {
+    const made = definition(disks + nics + others);
+    return {
+      ...made,
+      files: [
+        ...made.files.filter(({ role }) => role === 'nvram'),
+        { role: 'sda', contentBase64: seedMedium.toString('base64') },
+      ],
+    };
+  };
+  const medium = (options: Partial<RecoveryXmlOptions>): string =>
+    make({ definition: withSeed(), ...options })
+      .files.find(({ path }) => path === '/m/1/sda.img')!
+      .content.toString();
+
+  test('the medium is made anew, with the MAC addresses of the recovered VM and an instance of this operation', () => {
+    const kept = medium({ cloudInit: dhcp });
+    expect(kept).toContain('52:54:00:00:00:01');
+    expect(kept).toContain('10.9.0.5/24');
+    expect(kept).not.toBe(seedMedium.toString());
+    expect(medium({ cloudInit: dhcp })).toBe(kept);
+    expect(medium({ cloudInit: dhcp, mark: { ...mark, operation: 'op-2' } })).not.toBe(kept);
+    const { nics: made } = make({ definition: withSeed(), cloudInit: dhcp, mac: 'new' });
+    expect(medium({ cloudInit: dhcp, mac: 'new' })).toContain(made[1]!.mac);
+  });
+
+  test('without a new address it stays as it is', () => {
+    for (const cloudInit of [
+      undefined,
+      new Map<number, NicAddress>(),
+      new Map<number, NicAddress>([[0, { addressing: 'keep' }]]),
+    ])
+      expect(medium({ cloudInit })).toBe(seedMedium.toString());
+  });
+
+  test('refused: no such medium, a NIC left out, a NIC that is not there', () => {
+    expect(() => make({ cloudInit: dhcp })).toThrow('no NoCloud medium');
+    expect(() => medium({ cloudInit: new Map<number, NicAddress>([[0, { addressing: 'dhcp' }]]) })).toThrow(
+      'NIC 1 has no address',
+    );
+    expect(() => medium({ cloudInit: new Map<number, NicAddress>([...dhcp, [2, { addressing: 'dhcp' }]]) })).toThrow(
+      'no NIC 2',
     );
   });
 });

@@ -6,6 +6,8 @@ import { createHash } from 'node:crypto';
 import type { Element } from '@xmldom/xmldom';
 import { TidemarkError } from '../core/errors.js';
 import type { VmDefinition } from '../hypervisor/definition.js';
+import type { Addressing } from '../service/recovery-spec.js';
+import { cloudInitSeed, isSeed, type SeedNic } from './cloud-init.js';
 import { setMark, type OwnerMark } from './owner-mark.js';
 import {
   appendElement,
@@ -24,6 +26,12 @@ export type DiskSource =
   | { readonly kind: 'nbd'; readonly socket: string; readonly exportName: string }
   | { readonly kind: 'file'; readonly path: string };
 
+export interface NicAddress {
+  /** In the guest. */
+  readonly name?: string | undefined;
+  readonly addressing: Addressing;
+}
+
 export interface RecoveryXmlOptions {
   readonly definition: VmDefinition;
   readonly mark: OwnerMark;
@@ -36,6 +44,8 @@ export interface RecoveryXmlOptions {
   readonly suffix?: string | undefined;
   /** Directory for firmware variables, media and logs of this VM on this host. */
   readonly directory: string;
+  /** Address of each NIC, to be set by cloud-init; undefined, or `keep` for all: its medium stays as it is. */
+  readonly cloudInit?: ReadonlyMap<number, NicAddress> | undefined;
 }
 
 export interface RecoveryXml {
@@ -83,8 +93,8 @@ export function recoveryXml(options: RecoveryXmlOptions): RecoveryXml {
   // The emulator of the source host may lie elsewhere here: libvirt knows its own.
   removeElements(devices, 'emulator');
   const files = [...placeFirmware(options, domain)];
-  const disksLeftOut = placeDisks(options, devices, files);
   const nics = placeNics(options, devices, mark.purpose === 'drill');
+  const disksLeftOut = placeDisks(options, devices, files, seedOf(options, nics));
   placeCharacterDevices(options, devices);
   placeGraphics(devices);
   return { name, uuid, xml: printXml(domain), files, nics, disksLeftOut };
@@ -125,9 +135,11 @@ function placeDisks(
   options: RecoveryXmlOptions,
   devices: Element,
   files: { path: string; content: Buffer }[],
+  seed: Buffer | undefined,
 ): string[] {
   const { definition, directory } = options;
   const leftOut: string[] = [];
+  let isSeeded = seed === undefined;
   for (const disk of elementsOf(devices, 'disk')) {
     const target = attributeOf(disk, ['target'], 'dev') ?? '';
     const kind = disk.getAttribute('device') ?? 'disk';
@@ -137,7 +149,12 @@ function placeDisks(
       const medium = definition.files.find(({ role }) => role === target);
       if (medium === undefined) continue;
       const path = `${directory}/${target}.img`;
-      files.push({ path, content: Buffer.from(medium.contentBase64, 'base64') });
+      let content: Buffer = Buffer.from(medium.contentBase64, 'base64');
+      if (!isSeeded && seed !== undefined && isSeed(content)) {
+        content = seed;
+        isSeeded = true;
+      }
+      files.push({ path, content });
       appendElement(disk, 'source', { file: path });
       continue;
     }
@@ -150,7 +167,33 @@ function placeDisks(
   }
   if (elementsOf(devices, 'disk').every((disk) => (disk.getAttribute('device') ?? 'disk') !== 'disk'))
     throw refuse(definition, 'none of its disks is protected');
+  if (!isSeeded)
+    throw refuse(
+      definition,
+      'its addresses are to be set by cloud-init, and it has no NoCloud medium (a CD-ROM labelled cidata); attach one at the source, or set `addressesBy: guest-agent`',
+    );
   return leftOut;
+}
+
+/** cloud-init replaces all of a guest's network configuration, so it must know every NIC. */
+function seedOf({ cloudInit, definition, mark }: RecoveryXmlOptions, nics: RecoveryXml['nics']): Buffer | undefined {
+  if (cloudInit === undefined) return undefined;
+  const seedNics: SeedNic[] = [];
+  const kept: number[] = [];
+  for (const [index, { mac }] of nics.entries()) {
+    const { name, addressing = 'keep' } = cloudInit.get(index) ?? {};
+    if (addressing === 'keep') kept.push(index);
+    else seedNics.push({ mac, name, addressing });
+  }
+  const unknown = [...cloudInit.keys()].find((nic) => nic >= nics.length);
+  if (unknown !== undefined) throw refuse(definition, `it has no NIC ${unknown} to give an address`);
+  if (seedNics.length === 0) return undefined;
+  if (kept.length > 0)
+    throw refuse(
+      definition,
+      `cloud-init replaces the configuration of all NICs, and NIC ${kept.join(', ')} has no address here; name one, or \`dhcp\``,
+    );
+  return cloudInitSeed(`tidemark-${uuidOf(`seed ${mark.operation} ${definition.uuid}`)}`, seedNics);
 }
 
 /** Puts the disk on a view or on a raw file. On a view an error stops the VM: the same I/O is done again on resume. */

@@ -230,6 +230,10 @@ export class VmSet {
       mac: drill ? (isolated ? 'keep' : 'new') : spec.mac,
       suffix: drill ? `-drill-${shortHash(plan.operation)}` : undefined,
       directory: this.directory(plan.operation, uuid),
+      cloudInit:
+        spec.addressesBy === 'cloud-init'
+          ? new Map(spec.addresses.map(({ nic, name, live, test }) => [nic, { name, addressing: drill ? test : live }]))
+          : undefined,
     });
   }
 
@@ -254,7 +258,10 @@ export class VmSet {
     const guest = { driver, uuid: made.uuid, clock };
     const isolated = plan.purpose === 'drill';
     const checks: CheckResult[] = [];
-    const changes = spec.addresses.map((entry) => ({ ...entry, to: isolated ? entry.test : entry.live }));
+    const changes = (spec.addressesBy === 'cloud-init' ? [] : spec.addresses).map((entry) => ({
+      ...entry,
+      to: isolated ? entry.test : entry.live,
+    }));
     const wanted = changes.filter(({ to }) => to !== 'keep');
     if (wanted.length > 0) {
       const answers = await runCheck(guest, { kind: 'guest-agent', timeoutSeconds: 600 }, { isolated, signal });

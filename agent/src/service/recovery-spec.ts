@@ -91,13 +91,26 @@ export const recoveryVmSchema = z.strictObject({
     .array(
       z.strictObject({
         nic: z.number().int().min(0).max(63).describe("The VM's NIC, counted from 0"),
+        name: z
+          .string()
+          .regex(/^[A-Za-z][A-Za-z0-9._-]{0,14}$/, 'a name of a NIC, e.g. ens3')
+          .optional()
+          .describe(
+            'Its name in the guest, for cloud-init: ifupdown, networkd and sysconfig need it, netplan does not',
+          ),
         live: addressingSchema.default('keep'),
         test: addressingSchema.default('keep'),
       }),
     )
     .max(64)
     .default([])
-    .describe('Changed by the guest agent after the boot'),
+    .describe('Addresses after a recovery'),
+  addressesBy: z
+    .enum(['guest-agent', 'cloud-init'])
+    .default('guest-agent')
+    .describe(
+      'guest-agent: set after the boot, until the guest changes them. cloud-init: by the NoCloud CD-ROM (label cidata) that the VM has, made anew for its recovery; every NIC needs an address',
+    ),
 });
 export type RecoveryVm = z.infer<typeof recoveryVmSchema>;
 
