@@ -146,6 +146,16 @@ describeVms(`two real VMs, protected as one group${reason === undefined ? '' : `
       expect(await guestExec(there.virsh, vm, ['dmesg'])).not.toMatch(/I\/O error|Remounting filesystem|EXT4-fs error/);
     expectWhole('after the kill', await checkLive(there.virsh));
 
+    // As an upgrade does it: the agent is asked to end, another process takes its place.
+    const sinceMs = performance.now();
+    await target.stop();
+    await target.start();
+    await waitApplication(there.virsh);
+    tell(`the agent below them ends and starts: commits again after ${seconds(performance.now() - sinceMs)} s`);
+    for (const vm of ['db', 'client'])
+      expect(await guestExec(there.virsh, vm, ['dmesg'])).not.toMatch(/I\/O error|Remounting filesystem|EXT4-fs error/);
+    expectWhole('after the upgrade', await checkLive(there.virsh));
+
     await sites.run('rollback', 'rollback', { keepHours: 1 });
     expect(await there.list('--all')).toEqual([]);
     tell(`rollback: application here again after ${seconds(await waitApplication(here.virsh))} s`);
