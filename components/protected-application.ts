@@ -112,7 +112,9 @@ export class ProtectedApplication extends pulumi.ComponentResource implements Dr
           );
     ({ activeSite: this.activeSite, addresses: this.addresses } = this.protection);
     ({ state: this.state, lastOperation: this.lastOperation } = this.protection);
-    this.registerOutputs({ activeSite: this.activeSite, addresses: this.addresses, state: this.state });
+    withoutTraces(() =>
+      this.registerOutputs({ activeSite: this.activeSite, addresses: this.addresses, state: this.state }),
+    );
   }
 }
 
