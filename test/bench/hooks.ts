@@ -41,7 +41,7 @@ export const hooks: Benchmark = {
     const holds = taken.map(holdOf);
     say(`${holds.filter(({ proven }) => proven).length} of ${holds.length} application checkpoints are proven`);
 
-    await sites.source.client.releaseVm('db', { forSeconds: 3600 });
+    await letGo(sites);
     const snapshots: Span[] = [];
     for (let count = 0; count < snapshotCount; count++) snapshots.push(await snapshot(sites, count));
     await sites.source.client.attachVm('db');
@@ -162,6 +162,22 @@ async function redoOf(sites: TwoTierSites, checkpoints: readonly Checkpoint[], c
   const redo: number[] = [];
   for (const { id } of chosen) redo.push((await lookInto(sites, `redo-${id}`, { db: id })).redoBytes);
   return redo;
+}
+
+/** libvirt refuses a snapshot of a disk that is mirrored. */
+async function letGo({ source, here: { virsh } }: TwoTierSites): Promise<void> {
+  await source.client.releaseVm('db', { forSeconds: 3600 });
+  const question = JSON.stringify({ execute: 'query-block-jobs' });
+  await waitFor(
+    'no disk of the database is mirrored',
+    async () => {
+      const { return: jobs } = JSON.parse(await virsh.run(['qemu-monitor-command', 'db', question])) as {
+        return: object[];
+      };
+      return jobs.length === 0;
+    },
+    { timeoutMs: 60_000 },
+  );
 }
 
 /** One snapshot, its overlays committed back; the span in which it was made. */

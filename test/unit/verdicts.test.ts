@@ -23,7 +23,14 @@ function state(...records: ManifestRecord[]): ManifestState {
 
 describe('a provisional mark', () => {
   test('is a crash checkpoint until its hold is proven', () => {
-    expect(listCheckpoints([mark('a')], state())).toMatchObject([{ id: 'a', kind: 'crash', provisional: true }]);
+    expect(listCheckpoints([mark('a')], state())).toMatchObject([
+      {
+        id: 'a',
+        kind: 'crash',
+        provisional: true,
+        attributes: { application: { reasons: [{ code: 'proof-missing' }] } },
+      },
+    ]);
     const [proven] = listCheckpoints([mark('a', { label: 'x' })], state(verdict('a', true)));
     expect(proven).toMatchObject({ kind: 'application', label: 'x', attributes: { application: { proven: true } } });
     expect(proven?.provisional).toBeUndefined();

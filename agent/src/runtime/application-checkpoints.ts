@@ -199,10 +199,24 @@ export class ApplicationCheckpoints {
     }
   }
 
+  /** Of the agent before this one. */
+  private tellBrokenOff(group: string): void {
+    const { events, clock } = this.options;
+    const reason = 'the agent ended in the middle of its hold';
+    events.emit('application-checkpoint-crash', { group, reasons: [{ step: 'verify', code: 'agent-ended', reason }] });
+    this.alerts.set(group, {
+      code: 'hook-failed',
+      message: `The last application checkpoint of ${group} is at most a crash checkpoint: ${reason}`,
+      hint: errorTable['hook-failed'].hint,
+      sinceMs: clock.wallMs(),
+    });
+  }
+
   private async releaseLeft(group: string): Promise<void> {
     const { records, sources, events, clock } = this.options;
     const left = await records.left(group);
     if (left === undefined) return;
+    if (!this.alerts.has(group)) this.tellBrokenOff(group);
     const waiting = new Set<string>(left === 'all' ? sources.find(group)?.config.hooks?.vms.map(({ vm }) => vm) : left);
     for (;;) {
       const source = sources.find(group);

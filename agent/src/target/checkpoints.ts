@@ -60,10 +60,18 @@ export function listCheckpoints(marks: readonly JournalMark[], state: ManifestSt
   return list;
 }
 
+/** Of a mark whose source has not said yet, or never could, how its hold went. */
+const noProof = {
+  proven: false,
+  reasons: [{ vm: '', step: 'verify', code: 'proof-missing', reason: 'the proof of its hold did not arrive' }],
+};
+
 /** A provisional one is an application checkpoint only when every stream proved its hold. */
 function judged(checkpoint: Checkpoint, streams: readonly number[], { verdicts }: ManifestState): Checkpoint {
+  if (checkpoint.provisional !== true) return checkpoint;
   const verdict = verdicts.get(checkpoint.id);
-  if (checkpoint.provisional !== true || verdict === undefined || !streams.includes(verdict.stream)) return checkpoint;
+  if (verdict === undefined || !streams.includes(verdict.stream))
+    return { ...checkpoint, attributes: { ...checkpoint.attributes, application: noProof } };
   const attributes = { ...checkpoint.attributes, application: verdict.attributes };
   if (!verdict.proven) return { ...checkpoint, attributes };
   const { provisional: _, ...proven } = checkpoint;
