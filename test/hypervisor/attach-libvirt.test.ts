@@ -94,6 +94,11 @@ async function newestCount(target: AgentHandle): Promise<number> {
   return count;
 }
 
+/** Names of the jobs, in order. */
+function deviceNames(jobs: unknown): string[] {
+  return (jobs as { device: string }[]).map(({ device }) => device).sort();
+}
+
 describe('a VM on libvirt', () => {
   let lab: Laboratory;
   let libvirt: PrivateLibvirt;
@@ -182,6 +187,32 @@ describe('a VM on libvirt', () => {
       await libvirt.virsh.run(['start', 'counter']);
       await attached();
       expect(await newestCount(target)).toBeGreaterThan(last);
+    },
+    longMs,
+  );
+
+  test(
+    'reboots, and stays attached by the same mirrors; its QEMU dies, and it is attached when it starts again',
+    async () => {
+      const attachments = async (): Promise<number> =>
+        (await source.client.events({ limit: 1000 })).events.filter(({ code }) => code === 'disk-attached').length;
+      const before = await attachments();
+      const jobs = await monitor({ execute: 'query-block-jobs' });
+      const first = await newestCount(target);
+      await libvirt.virsh.run(['reset', 'counter']);
+      const second = await newestCount(target);
+      expect(await newestCount(target)).toBeGreaterThan(second);
+      expect(second).toBeGreaterThanOrEqual(first);
+      expect(deviceNames(await monitor({ execute: 'query-block-jobs' }))).toEqual(deviceNames(jobs));
+      expect(await attachments()).toBe(before);
+      expect(await vmState()).toBe('attached');
+
+      process.kill(libvirt.qemuPid('counter'), 'SIGKILL');
+      await waitFor('seen off', async () => (await vmState()) === 'off');
+      const last = readFileSync(vda).readUInt32LE(512);
+      await libvirt.virsh.run(['start', 'counter']);
+      await attached();
+      expect(await newestCount(target)).toBeGreaterThanOrEqual(last);
     },
     longMs,
   );
