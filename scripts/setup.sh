@@ -38,6 +38,20 @@ trap '[ -z "$building" ] || rm -rf "$building"' EXIT
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
+# Tests start their own daemons. None of a package (sshd, libvirtd) is started on the developer's machine: not by its
+# installation, and a new sshd not at the next boot either, until `systemctl unmask ssh.service ssh.socket`.
+install_quietly='
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e "$policy" ]; then
+    trap "rm -f $policy" EXIT
+    trap "exit 1" HUP INT TERM
+    printf "#!/bin/sh\nexit 101\n" >"$policy" && chmod 0755 "$policy" || exit
+  fi
+  case " $* " in *" openssh-server "*)
+    [ ! -d /run/systemd/system ] || systemctl mask ssh.service ssh.socket || exit
+  esac
+  apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"'
+
 install_system_packages() {
   local pair missing=() sudo=()
   for pair in "${system_packages[@]}"; do
@@ -57,11 +71,10 @@ install_system_packages() {
     say "no apt-get here; please install what Debian calls: ${missing[*]}"
     exit 1
   fi
-  say "installing ${missing[*]}"
+  say "installing ${missing[*]}; no daemon of them is started (an sshd that comes along stays masked)"
   local log
   log=$(mktemp)
-  if ! { "${sudo[@]}" apt-get update && "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+  if ! "${sudo[@]}" sh -c "$install_quietly" install "${missing[@]}" >"$log" 2>&1; then
     tail -n 20 "$log" >&2
     say "apt-get could not install ${missing[*]} (whole log: $log)"
     exit 1
