@@ -47,6 +47,7 @@ import { openDevice } from './runtime/devices.js';
 import { eventSink } from './runtime/events.js';
 import { every } from './runtime/every.js';
 import { viewExportName } from './runtime/exports.js';
+import { GuestProbes } from './runtime/guest-probes.js';
 import { HealthChecks } from './runtime/health.js';
 import { HoldRecords } from './runtime/hold-records.js';
 import { KeyFiles } from './runtime/key-files.js';
@@ -71,6 +72,7 @@ import { EventRing } from './service/event-ring.js';
 
 const slabBytes = 1024 * 1024;
 const upkeepMs = 1000;
+const probeMs = 10_000;
 const purgeMs = 60_000;
 
 export const runAgent: RunAgent = async (config, options) => {
@@ -114,6 +116,7 @@ class Agent {
   private readonly stops: SourceStops;
   private readonly applications: ApplicationCheckpoints;
   private readonly schedules: CheckpointSchedules;
+  private readonly probes: GuestProbes;
   private readonly peers: PeerClients;
   /** Which way groups go here when that is not as the configuration says. */
   private readonly directions: DirectionRecords;
@@ -131,6 +134,7 @@ class Agent {
   private listener: TlsListener | undefined;
   private api: ApiServer | undefined;
   private stopUpkeep: (() => Promise<void>) | undefined;
+  private stopProbes: (() => Promise<void>) | undefined;
   private stopSchedules: (() => Promise<void>) | undefined;
   private stopFences: (() => Promise<void>) | undefined;
 
@@ -236,12 +240,17 @@ class Agent {
         ...this.permits.alertsOf(group),
         ...this.fences.alertsOf(group),
         ...this.applications.alertsOf(group),
+        ...this.probes.alertsOf(group),
       ],
       hooksOf: (group) => this.schedules.status(group),
     });
     this.applications = new ApplicationCheckpoints({
       records: new HoldRecords(storage, `${dataDirectory}/holds`),
       ...{ sources: this.sources, vms: this.vms, clock: nodeClock, random: nodeRandom, events },
+    });
+    this.probes = new GuestProbes({
+      ...{ sources: this.sources, vms: this.vms, clock: nodeClock },
+      isBusy: (group) => this.applications.isRunning(group),
     });
     this.schedules = new CheckpointSchedules({
       ...{ ...shared, sources: this.sources, applications: this.applications, directory: `${dataDirectory}/schedules` },
@@ -317,6 +326,7 @@ class Agent {
     await this.upkeep();
     this.stopUpkeep = every(nodeClock, upkeepMs, () => this.upkeep());
     this.stopSchedules = every(nodeClock, upkeepMs, () => this.schedules.tend());
+    this.stopProbes = every(nodeClock, probeMs, () => this.probes.tend());
     this.stopFences = every(nodeClock, upkeepMs, () => this.fences.round());
     this.options.onReload((after) => this.reload(after));
     this.stops.resume();
@@ -328,6 +338,7 @@ class Agent {
   /** Of as much as was started. */
   async stop(): Promise<void> {
     this.health.started = false;
+    await this.stopProbes?.();
     await this.stopSchedules?.();
     await this.schedules.close();
     await this.applications.close();
