@@ -34,7 +34,7 @@ export function planReload(before: AgentConfig, after: AgentConfig): ReloadPlan 
     before.targetGroups,
     after.targetGroups,
     'targetGroups',
-    ['checkpointIntervalSeconds', 'history', 'disks', 'newDisks', 'diskSizeMax'],
+    ['checkpointIntervalSeconds', 'history', 'disks', 'newDisks', 'diskSizeMax', 'holdMsMax'],
     live,
     refuse,
   );

@@ -152,7 +152,10 @@ export const errorTable = {
   internal: { retry: false, hint: 'This is a bug in Tidemark; please report it with the log of the agent.' },
   unauthorised: { retry: false, hint: 'Present a certificate that this agent trusts.' },
   forbidden: { retry: false, hint: 'Use a certificate with the needed role (operator, peer or reader).' },
-  'barrier-broken': { retry: true, hint: 'An agent did not hold in time; the next interval tries again.' },
+  'barrier-broken': {
+    retry: true,
+    hint: 'An agent did not hold in time; the next interval tries again. When all fail, raise the group’s holdMsMax to twice the round trip.',
+  },
   'sync-unavailable': { retry: false, hint: 'The export has no readable source; give `source` for a mirror export.' },
   'shutting-down': { retry: true, hint: 'The agent is stopping; try again when it is back.' },
 } as const satisfies Record<string, { retry: boolean; hint: string }>;

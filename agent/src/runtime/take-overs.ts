@@ -17,6 +17,7 @@ import type { Storage } from '../core/storage.js';
 import type { Hypervisor, Vm } from '../hypervisor/hypervisor.js';
 import type { RecoveryDriver } from '../recovery/driver.js';
 import { convertDisk } from '../service/convert.js';
+import { holdMsMaxDefault } from '../service/group-spec.js';
 import type { TakeOver } from '../target/reversal.js';
 import type { DirectionRecords, TargetDirection } from './direction-records.js';
 import type { OldDisks } from './old-disks.js';
@@ -137,6 +138,7 @@ export class TakeOvers {
       keepUntilMs: Math.round(clock.wallMs() + keepOldDisksDays * dayMs),
       spec: {
         ...args.policy,
+        holdMsMax: holdMsMaxDefault, // One source agent: nothing is held.
         streams: [peer],
         disks: args.disks.map((disk) => ({ ...disk, stream: peer, ...seedOf(seeds.get(disk.name)) })),
         recovery: { ...args.recovery, hypervisor },

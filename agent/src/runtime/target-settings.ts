@@ -18,6 +18,7 @@ export function settingsOf(
   }));
   return groupSettingsSchema.parse({
     checkpointIntervalMs: spec.checkpointIntervalSeconds * 1000,
+    holdMsMax: spec.holdMsMax,
     tiers,
     namedAgeMs: (history.namedWindowSeconds ?? history.windowSeconds) * 1000,
     hardLimitBytes: history.hardLimitBytes,
@@ -64,6 +65,7 @@ export function specOf(
       rollbackKeepHours: settings.rollbackKeepHours,
     },
     checkpointIntervalSeconds: settings.checkpointIntervalMs / 1000,
+    holdMsMax: settings.holdMsMax,
     ...(settings.recovery === null ? {} : { recovery: settings.recovery }),
     ...(encryptionKeyFile === undefined ? {} : { encryptionKeyFile }),
   };

@@ -87,6 +87,9 @@ export const targetDiskSchema = z.strictObject({
     ),
 });
 
+/** Milliseconds that a checkpoint over several source agents may hold acknowledgements. */
+export const holdMsMaxDefault = 100;
+
 const targetGroupShape = z.strictObject({
   streams: z.array(nameSchema).min(1).max(64).describe('Source agents of the group, by certificate name'),
   disks: z
@@ -105,6 +108,14 @@ const targetGroupShape = z.strictObject({
     .describe('A source may grow a disk up to this; a larger one stays as it was and is missing from the checkpoints'),
   history: historySchema,
   checkpointIntervalSeconds: intervalSchema,
+  holdMsMax: z
+    .number()
+    .min(1)
+    .max(1000)
+    .default(holdMsMaxDefault)
+    .describe(
+      'Groups of several source agents: milliseconds that a checkpoint may hold acknowledgements of writes. It needs one and a half round trips to the slowest agent',
+    ),
   recovery: recoverySpecSchema.optional().describe('How VMs come back here; without it a failover serves disks only'),
   encryptionKeyFile: z
     .string()

@@ -30,6 +30,9 @@ interface Pending {
   readonly marks: Record<number, { incarnation: number; sequence: number }>;
   readonly participants: readonly BarrierParticipant[];
   phase: 'hold' | 'release';
+  readonly startMs: number;
+  /** From the request to the last `held`: the slowest agent's round trip. */
+  heldAfterMs: number | undefined;
   readonly finish: (error?: Error) => void;
 }
 
@@ -56,6 +59,8 @@ export class BarrierCoordinator {
         waiting: new Map(participants.map((participant) => [participant.stream, participant])),
         marks: {},
         phase: 'hold',
+        startMs: this.clock.monotonicMs(),
+        heldAfterMs: undefined,
         finish: (error) => {
           timer.cancel();
           this.pending = undefined;
@@ -80,6 +85,7 @@ export class BarrierCoordinator {
     pending.waiting.delete(stream);
     if (pending.waiting.size > 0) return;
     pending.phase = 'release';
+    pending.heldAfterMs = this.clock.monotonicMs() - pending.startMs;
     for (const each of pending.participants) {
       pending.waiting.set(each.stream, each);
       each.release(barrier);
@@ -91,7 +97,14 @@ export class BarrierCoordinator {
     const pending = this.match(barrier, 'release', stream);
     if (pending === undefined) return;
     if (!unbroken && !isPlanted('barrier-release-ignored')) {
-      pending.finish(broken(pending.request, `stream ${stream} let acknowledgements go before the release`));
+      const { holdMsMax } = pending.request;
+      const tripMs = Math.round(pending.heldAfterMs ?? 0);
+      pending.finish(
+        broken(
+          pending.request,
+          `stream ${stream} let acknowledgements go before the release: the round trip to the slowest agent took ${tripMs} ms, holdMsMax is ${holdMsMax}`,
+        ),
+      );
       return;
     }
     pending.waiting.delete(stream);
