@@ -128,7 +128,7 @@ describe('a dead appliance', () => {
       const elsewhere = parent === undefined ? lab.path('rescued') : mkdtempSync(join(parent, 'tidemark-'));
       try {
         const key = lab.path('group.key');
-        writeFileSync(key, 'ab'.repeat(32));
+        writeFileSync(key, 'ab'.repeat(32), { mode: 0o600 });
         const pair = await onePair(lab, encrypted ? { encryptionKeyFile: key } : {});
         const ids = [await writeAndTag(lab, pair, 1, 'one'), await writeAndTag(lab, pair, 2, 'two')];
         await pair.target.client.startOperation('pin-one', {

@@ -19,7 +19,7 @@ const group = 'shop';
 test('encrypted at rest: no plain byte in the directory, no start without the key', async () => {
   await using lab = await Laboratory.open();
   const key = lab.path('group.key');
-  writeFileSync(key, 'c0ffee00'.repeat(8));
+  writeFileSync(key, 'c0ffee00'.repeat(8), { mode: 0o600 });
   const file = makeSparseFile(lab.path('data.raw'), sizeBytes);
   const pair = await startPair(lab, {
     checkpointIntervalSeconds: 1,

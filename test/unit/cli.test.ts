@@ -65,7 +65,7 @@ describe('tidemark', () => {
     mkdirSync(retired, { recursive: true });
     const keyOf = (name: string): string => join(directory, `${name}.key32`);
     for (const [index, name] of ['shop', 'old', 'plain'].entries())
-      writeFileSync(keyOf(name), `${String(index + 1).repeat(64)}\n`);
+      writeFileSync(keyOf(name), `${String(index + 1).repeat(64)}\n`, { mode: 0o600 });
     writeFileSync(join(data, 'key-files.json'), JSON.stringify({ shop: keyOf('shop') }));
     const spec = {
       streams: ['a'],

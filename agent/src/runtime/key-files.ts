@@ -1,7 +1,7 @@
 /**
- * Encryption keys of target groups. A key file holds 64 hexadecimal digits. For groups that came by the API (declare,
- * adopt) the agent remembers the key file's name, never the key, in DATADIRECTORY/key-files.json, so that a restart
- * opens them again; for groups of the configuration the configuration says it.
+ * Which key file (key-source.ts) a target group has. For groups that came by the API (declare, adopt) the agent remembers
+ * the key file's name, never the key, in DATADIRECTORY/key-files.json, so that a restart opens them again; for groups of
+ * the configuration the configuration says it.
  */
 import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
@@ -10,23 +10,6 @@ import { Mutex } from '../core/mutex.js';
 import type { Storage } from '../core/storage.js';
 
 const schema = z.record(z.string(), z.string());
-
-/** 32 bytes. Throws `encryption-key`. */
-export async function readKeyFile(file: string): Promise<Uint8Array> {
-  let text: string;
-  try {
-    text = (await readFile(file, 'utf8')).trim();
-  } catch (cause) {
-    throw new TidemarkError('encryption-key', `The key file cannot be read: ${(cause as Error).message}`, {
-      path: file,
-      cause,
-    });
-  }
-  if (!/^[0-9a-fA-F]{64}$/.test(text)) {
-    throw new TidemarkError('encryption-key', 'A key file holds 64 hexadecimal digits.', { path: file });
-  }
-  return Buffer.from(text, 'hex');
-}
 
 export class KeyFiles {
   readonly #path: string;

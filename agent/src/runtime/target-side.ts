@@ -24,7 +24,8 @@ import { checkSeed } from './check-seed.js';
 import { adoptDirectory, wasAdopted } from './adopt-directory.js';
 import { viewExportName, type ExportHost } from './exports.js';
 import { groupPlans } from './group-plans.js';
-import { readKeyFile, type KeyFiles } from './key-files.js';
+import type { KeyFiles } from './key-files.js';
+import { readKeyFile } from './key-source.js';
 import { RetiredGroups } from './retired-groups.js';
 import { settingsOf, specOf } from './target-settings.js';
 

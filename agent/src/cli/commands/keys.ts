@@ -5,7 +5,8 @@ import { loadConfig } from '../../config/load.js';
 import { isTidemarkError, TidemarkError } from '../../core/errors.js';
 import { storageError } from '../../platform/node-errors.js';
 import { NodeStorage } from '../../platform/node-storage.js';
-import { KeyFiles, readKeyFile } from '../../runtime/key-files.js';
+import { KeyFiles } from '../../runtime/key-files.js';
+import { readKeyFile } from '../../runtime/key-source.js';
 import { RetiredGroups } from '../../runtime/retired-groups.js';
 import type { CliContext } from '../command.js';
 
