@@ -33,7 +33,9 @@ export function memorySection({ memory }: BenchContext): Section {
         ]),
       },
     ],
-    notes: ['A target’s buffer is what it may hold of what it received and has not written yet: 32 MiB a group, fixed.'],
+    notes: [
+      'A target’s buffer is what it may hold of what it received and has not written yet: 32 MiB a group, fixed.',
+    ],
   };
 }
 

@@ -222,8 +222,14 @@ export class FakeService implements AgentService {
     if (!found) throw new TidemarkError('checkpoint-unknown', 'no such checkpoint', { path: 'at' });
     return found;
   }
-  async createCheckpoint(_group: string, request: { kind?: 'application' | 'tagged' | undefined; label?: string | undefined }) {
-    const checkpoint = fakeCheckpoint(this.checkpointList.length, { kind: request.kind ?? 'tagged', label: request.label ?? null });
+  async createCheckpoint(
+    _group: string,
+    request: { kind?: 'application' | 'tagged' | undefined; label?: string | undefined },
+  ) {
+    const checkpoint = fakeCheckpoint(this.checkpointList.length, {
+      kind: request.kind ?? 'tagged',
+      label: request.label ?? null,
+    });
     this.checkpointList.push(checkpoint);
     return checkpoint;
   }
