@@ -6,6 +6,7 @@ import { BareQemu } from '../support/bare-qemu.js';
 import { Laboratory } from '../support/laboratory.js';
 import { startPair, type Pair } from '../support/pair.js';
 import { makeSparseFile, runFio, startQemuNbd, type FioSide } from '../support/tools.js';
+import { stepBack, steppedBackNote } from './another-machine.js';
 import {
   captureGoals,
   captureLine,
@@ -44,6 +45,7 @@ export const mirror: Benchmark = {
       sourceSettings: { buffers: { bufferBytes } },
     });
     await pair.waitProtecting();
+    stepBack(pair.target);
     const bed = await startBed(lab, pair, context);
     const watch = new Watch(pair, 100);
     const full = await runRounds(bed, rounds);
@@ -62,6 +64,7 @@ export const mirror: Benchmark = {
         `Random writes of incompressible data over ${diskBytes / MiB} MiB, ${rounds} rounds, at most ${seconds} s for each ` +
           'shape, by fio through QEMU’s NBD export; all that was captured is durable before the next turn. Mirrors by ' +
           'blockdev-mirror, sync=none, write-blocking; qemu-nbd on a raw file, cache=writeback.',
+        steppedBackNote,
         retreat === undefined ? 'No retreat was entered (API and events).' : `Does not count: ${retreat}.`,
       ],
     };

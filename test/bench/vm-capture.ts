@@ -7,6 +7,7 @@ import { Laboratory } from '../support/laboratory.js';
 import { PrivateLibvirt } from '../support/private-libvirt.js';
 import { parseFio, type FioSide } from '../support/tools.js';
 import { whyNoVms } from '../support/vm-host.js';
+import { steppedBackNote } from './another-machine.js';
 import { CaptureGuest, loadBytes, vm } from './capture-guest.js';
 import {
   captureGoals,
@@ -82,8 +83,7 @@ export const vmCapture: Benchmark = {
         `One vCPU, 512 MiB, virtio disks with cache=none; random writes by libaio over ${loadBytes / MiB} MiB, ${rounds} ` +
           `rounds of ${seconds} s for each shape; pgbench with 4 clients for ${pgbenchSeconds} s. All that was captured is ` +
           'durable before the next turn. qemu-nbd on a raw file, cache=writeback, one for each disk.',
-        'Guest, both agents and qemu-nbd share this machine. The target agent, which belongs to another, runs at the ' +
-          'lowest priority (nice 19).',
+        `Guest, both agents and qemu-nbd share this machine. ${steppedBackNote}`,
         invalid === undefined ? 'No retreat was entered (API and events).' : `Does not count: ${invalid}.`,
       ],
     };

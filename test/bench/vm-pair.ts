@@ -1,9 +1,8 @@
 /** Two agents, of which the source protects disks of a running VM. */
-import { readdirSync } from 'node:fs';
-import { constants, setPriority } from 'node:os';
 import type { Laboratory } from '../support/laboratory.js';
 import type { Pair } from '../support/pair.js';
 import { waitFor } from '../support/wait.js';
+import { stepBack } from './another-machine.js';
 import type { WatchedPair } from './context.js';
 
 export interface VmPairOptions {
@@ -15,10 +14,7 @@ export interface VmPairOptions {
 
 export type VmPair = WatchedPair & Pick<Pair, 'waitDrained'>;
 
-/**
- * Resolves when the disks are attached and a complete checkpoint of them is durable. The target agent then takes only the
- * processor time that guest and source leave: it stands for a machine of its own, at the other end of a WAN.
- */
+/** Resolves when the disks are attached and a complete checkpoint of them is durable. The target agent then steps back. */
 export async function startVmPair(lab: Laboratory, options: VmPairOptions): Promise<VmPair> {
   const { vm, hypervisorUri, bufferBytes, disks } = options;
   const group = 'shop';
@@ -57,8 +53,7 @@ export async function startVmPair(lab: Laboratory, options: VmPairOptions): Prom
     },
     { timeoutMs: 180_000, everyMs: 100 },
   );
-  for (const thread of readdirSync(`/proc/${target.pid}/task`))
-    setPriority(Number(thread), constants.priority.PRIORITY_LOW);
+  stepBack(target);
   return {
     ...{ source, target, group, sourceStatus, targetStatus },
     waitDrained: async (wait) => {
