@@ -134,12 +134,16 @@ function policyOf(name: string, args: ProtectedApplicationArgs): GroupPolicy {
 }
 
 function recoveryOf(name: string, args: ProtectedApplicationArgs, vms: readonly ApplicationVm[]): RecoverySettings {
-  const { target, testNetwork, uncommittedHours, afterwards } = args;
+  const { target, testNetwork, uncommittedHours, afterwards, hooks } = args;
   if (target.hypervisor === undefined)
     throw new Error(`${name}: target.hypervisor: VMs come back on a hypervisor of ${target.site}; name it`);
   return {
     hypervisor: target.hypervisor,
-    vms: vms.map(({ name: vm, disks: _disks, sourceAddresses: _addresses, ...settings }) => ({ vm, ...settings })),
+    vms: vms.map(({ name: vm, disks: _disks, sourceAddresses: _addresses, ...settings }) => ({
+      vm,
+      ...defined({ hooks: hooks?.vms.find((hooked) => hooked.vm === vm)?.hooks }),
+      ...settings,
+    })),
     ...defined({ testNetwork, uncommittedHours, afterwards }),
   };
 }

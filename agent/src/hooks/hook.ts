@@ -11,7 +11,7 @@
  * | release | in the reverse order, at once | lets go. Runs also when quiesce failed or never ran; must bear both, and running twice |
  * | verify | after every VM was released | proves that the hold was unbroken from quiesce to release |
  * | undo | in a *new* instance, after any death of an agent, before anything else | finds what a hold left behind and ends it. Nothing left is the usual case and no error |
- * | afterRecovery | in a *new* instance, in the recovered VM before its readiness, also in drills | what the application needs to begin, e.g. to leave backup mode |
+ * | afterRecovery | in a *new* instance, in the recovered VM before its readiness, also in drills; again until it succeeds (recovery/after-recovery.ts) | what the application needs to begin, e.g. to leave backup mode |
  *
  * One instance serves one attempt, from prepare to verify: what it must remember is in its fields. Every step has a deadline
  * (`step.signal` aborts then) and gives it on to every call (`step.leftMs()`). A step throws TidemarkError `hook-failed` or

@@ -11,6 +11,7 @@ import { definitionsOf } from '../target/definitions.js';
 import type { Checkpoint } from '../target/manifest-records.js';
 import type { GroupContext } from '../target/context.js';
 import { setAddresses } from './addresses.js';
+import { hasAfterRecovery, runAfterRecovery } from './after-recovery.js';
 import type { OwnedVm, RecoveryDriver } from './driver.js';
 import type { OwnerMark } from './owner-mark.js';
 import { runCheck, type CheckResult } from './readiness.js';
@@ -263,7 +264,8 @@ export class VmSet {
       to: isolated ? entry.test : entry.live,
     }));
     const wanted = changes.filter(({ to }) => to !== 'keep');
-    if (wanted.length > 0) {
+    const hooks = spec.hooks.filter(hasAfterRecovery);
+    if (wanted.length > 0 || hooks.length > 0) {
       const answers = await runCheck(guest, { kind: 'guest-agent', timeoutSeconds: 600 }, { isolated, signal });
       checks.push(answers);
       for (const { nic, to } of answers.ok ? wanted : []) {
@@ -274,6 +276,8 @@ export class VmSet {
           });
         await setAddresses(guest, mac, to, signal);
       }
+      for (const settings of answers.ok ? hooks : [])
+        checks.push(await runAfterRecovery(guest, spec.vm, settings, signal));
     }
     const more = (plan.checks ?? []).filter(({ vm }) => vm === spec.vm).map(({ check }) => check);
     if (checks.every(({ ok }) => ok))

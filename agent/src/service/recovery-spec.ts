@@ -1,6 +1,7 @@
 /** How the VMs of a target group come back: hypervisor, boot order, networks, addresses, readiness. */
 import { isIP } from 'node:net';
 import { z } from 'zod';
+import { hookSettingsSchema } from '../hooks/settings.js';
 import { nameSchema } from './scalars.js';
 
 const timeoutSeconds = z.number().min(1).max(7200).default(300).describe('Seconds until it counts as failed');
@@ -74,6 +75,13 @@ export const recoveryVmSchema = z.strictObject({
   wave: z.number().int().min(1).max(99).default(1).describe('A wave boots when the one before is ready'),
   delaySeconds: z.number().min(0).max(3600).default(0).describe('Wait before this VM is started, within its wave'),
   readiness: z.array(readinessSchema).max(16).default([]).describe('All must hold before the next wave boots'),
+  hooks: z
+    .array(hookSettingsSchema)
+    .max(8)
+    .default([])
+    .describe(
+      'The hooks of its application checkpoints: what they must do in the recovered VM is done before its readiness, by its guest agent, also in drills',
+    ),
   networks: z
     .array(networkMapSchema)
     .max(64)
