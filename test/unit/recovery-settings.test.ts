@@ -17,6 +17,7 @@ describe('settings of recovery', () => {
           vm: 'db',
           wave: 1,
           delaySeconds: 0,
+          hooks: [],
           readiness: [],
           networks: [],
           mac: 'keep',
