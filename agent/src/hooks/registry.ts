@@ -1,10 +1,15 @@
 /** All kinds of hooks. */
+import { command } from './command.js';
 import { fsfreeze } from './fsfreeze.js';
 import type { Hook, HookModule } from './hook.js';
 import { postgresql } from './postgresql.js';
 import type { HookKind, HookSettings } from './settings.js';
 
-export const hookModules: { readonly [Kind in HookKind]: HookModule<Kind> } = { fsfreeze, postgresql };
+export const hookModules: { readonly [Kind in HookKind]: HookModule<Kind> } = {
+  fsfreeze,
+  command,
+  postgresql,
+};
 
 /** A new instance for one attempt. */
 export function createHook<Kind extends HookKind>(settings: Extract<HookSettings, { kind: Kind }>): Hook {

@@ -1,20 +1,13 @@
 /** What a person declares of the hooks of a source group: which run where, when, and how long a hold may last. */
 import { z } from 'zod';
+import { commandSettingsSchema } from './command-settings.js';
 import { cronProblem } from './cron.js';
-
-const timeoutSeconds = z.number().min(0.1).max(600);
-
-const common = {
-  prepareSeconds: timeoutSeconds.default(60).describe('Seconds for the work before the hold'),
-  quiesceSeconds: timeoutSeconds
-    .default(10)
-    .describe('Seconds; a quiesce that takes longer is called off, and the point is crash'),
-};
+import { secretFile, stepLimits } from './settings-common.js';
 
 export const fsfreezeSettingsSchema = z
   .strictObject({
     kind: z.literal('fsfreeze'),
-    ...common,
+    ...stepLimits,
     dirtyBytesMax: z
       .number()
       .int()
@@ -29,7 +22,7 @@ export const fsfreezeSettingsSchema = z
 export const postgresqlSettingsSchema = z
   .strictObject({
     kind: z.literal('postgresql'),
-    ...common,
+    ...stepLimits,
     host: z
       .string()
       .min(1)
@@ -61,16 +54,14 @@ export const postgresqlSettingsSchema = z
   })
   .describe('PostgreSQL 12 or later');
 
-export const hookSettingsSchema = z.discriminatedUnion('kind', [fsfreezeSettingsSchema, postgresqlSettingsSchema]);
+export const hookSettingsSchema = z.discriminatedUnion('kind', [
+  fsfreezeSettingsSchema,
+  commandSettingsSchema,
+  postgresqlSettingsSchema,
+]);
 export type HookSettings = z.infer<typeof hookSettingsSchema>;
 export type HookKind = HookSettings['kind'];
 export type HookSettingsOf<Kind extends HookKind> = Extract<HookSettings, { kind: Kind }>;
-
-const secretFile = z
-  .string()
-  .max(4096)
-  .regex(/^\/[^\0]*$/, 'an absolute path')
-  .optional();
 
 export const sshSettingsSchema = z
   .strictObject({

@@ -3,12 +3,13 @@
  * trusted, and nothing is sent to it. Key and password come from files of the agent's host; they are read for each connection.
  */
 import { timingSafeEqual } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import type { NodeSSH } from 'node-ssh';
 import { isTidemarkError, TidemarkError } from '../core/errors.js';
 import { sleep, type Clock } from '../core/clock.js';
 import type { GuestSession, HeldSession, ProgramOptions, ProgramResult } from './guest-session.js';
+import { secretOf } from './secret-file.js';
 import type { SshSettings } from './settings.js';
+import { quote } from './shell-quote.js';
 
 type Channel = Awaited<ReturnType<NodeSSH['requestShell']>>;
 
@@ -119,8 +120,8 @@ export class SshSession implements GuestSession {
     try {
       await client.connect({
         ...{ host, port, username: user, readyTimeout: connectMs, keepaliveInterval: 10_000 },
-        ...(privateKeyFile === undefined ? {} : { privateKey: await secretOf(privateKeyFile) }),
-        ...(passwordFile === undefined ? {} : { password: (await secretOf(passwordFile)).replace(/\r?\n$/, '') }),
+        ...(privateKeyFile === undefined ? {} : { privateKey: `${await secretOf(privateKeyFile)}\n` }),
+        ...(passwordFile === undefined ? {} : { password: await secretOf(passwordFile) }),
         algorithms: { serverHostKey: keyAlgorithms(type) },
         hostVerifier: (key: Buffer) => {
           isOther = key.length !== pinned.length || !timingSafeEqual(key, pinned);
@@ -191,20 +192,6 @@ class ChannelSession implements HeldSession {
   }
 }
 
-async function secretOf(file: string): Promise<string> {
-  try {
-    return await readFile(file, 'utf8');
-  } catch (cause) {
-    throw new TidemarkError('config-invalid', `The secret for SSH cannot be read: ${(cause as Error).message}`, {
-      ...{ path: 'hooks.vms', cause },
-    });
-  }
-}
-
 function keyAlgorithms(type: string): never[] {
   return (type === 'ssh-rsa' ? ['rsa-sha2-512', 'rsa-sha2-256'] : [type]) as never[];
-}
-
-function quote(word: string): string {
-  return `'${word.replaceAll("'", `'\\''`)}'`;
 }
