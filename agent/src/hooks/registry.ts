@@ -2,6 +2,8 @@
 import { command } from './command.js';
 import { fsfreeze } from './fsfreeze.js';
 import type { Hook, HookModule } from './hook.js';
+import { mariadb } from './mariadb.js';
+import { mysql } from './mysql.js';
 import { postgresql } from './postgresql.js';
 import type { HookKind, HookSettings } from './settings.js';
 
@@ -9,6 +11,8 @@ export const hookModules: { readonly [Kind in HookKind]: HookModule<Kind> } = {
   fsfreeze,
   command,
   postgresql,
+  mariadb,
+  mysql,
 };
 
 /** A new instance for one attempt. */

@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { commandSettingsSchema } from './command-settings.js';
 import { cronProblem } from './cron.js';
+import { mariadbSettingsSchema, mysqlSettingsSchema } from './innodb-settings.js';
 import { secretFile, stepLimits } from './settings-common.js';
 
 export const fsfreezeSettingsSchema = z
@@ -58,6 +59,8 @@ export const hookSettingsSchema = z.discriminatedUnion('kind', [
   fsfreezeSettingsSchema,
   commandSettingsSchema,
   postgresqlSettingsSchema,
+  mariadbSettingsSchema,
+  mysqlSettingsSchema,
 ]);
 export type HookSettings = z.infer<typeof hookSettingsSchema>;
 export type HookKind = HookSettings['kind'];
