@@ -207,6 +207,10 @@ describe.each(products)('$kind', ({ kind, product, outOfOrder, hold, free }) => 
     const clean = server({});
     expect(await hook().undo(hookStep(clean))).toEqual([]);
     expect(clean.said).toHaveLength(1);
+    const refused = { errors: "ERROR 2002 (HY000): Can't connect to local server through socket", exitCode: 1 };
+    expect(await hook().undo(hookStep(server({ first: [{ on: /isLowered/, ...refused }] })))).toEqual([]);
+    const denied = { errors: 'ERROR 1045 (28000): Access denied', exitCode: 1 };
+    await expect(hook().undo(hookStep(server({ first: [{ on: /isLowered/, ...denied }] })))).rejects.toThrow('denied');
   });
 
   test('the password goes by the environment, never by the command', async () => {

@@ -8,7 +8,7 @@
  * finds such a value after a death (undo) knows.
  */
 import { sleep } from '../core/clock.js';
-import { TidemarkError } from '../core/errors.js';
+import { isTidemarkError, TidemarkError } from '../core/errors.js';
 import type { HeldSession } from './guest-session.js';
 import type { Hook, HookStep, Prepared, Verified } from './hook.js';
 import { findingsOf, pathsOf, serverFactsSchema } from './innodb-facts.js';
@@ -132,14 +132,23 @@ SELECT CONCAT('tm-open ', CONNECTION_ID());`,
   }
 
   async undo(step: HookStep): Promise<string[]> {
-    const { isLowered } = await this.#client.ask(step, isLoweredSql, loweredSchema);
-    if (isLowered === 0) return [];
+    if (!(await this.#isLowered(step))) return [];
     await this.#client.run(step, restoreSql);
     return [`restored innodb_max_dirty_pages_pct of ${this.dialect.product}`];
   }
 
   async afterRecovery(): Promise<void> {
     // It replays its log by itself, and its limits are those of its files again.
+  }
+
+  async #isLowered(step: HookStep): Promise<boolean> {
+    try {
+      return (await this.#client.ask(step, isLoweredSql, loweredSchema)).isLowered === 1;
+    } catch (error) {
+      // A server that does not run holds nothing, and starts with the limits of its files.
+      if (isTidemarkError(error, 'hook-failed') && error.message.includes('ERROR 2002')) return false;
+      throw error;
+    }
   }
 
   /** Until little would be replayed, or the time for it is over. */

@@ -5,6 +5,7 @@ import type { Hook, HookModule } from './hook.js';
 import { mariadb } from './mariadb.js';
 import { mysql } from './mysql.js';
 import { postgresql } from './postgresql.js';
+import { redis } from './redis.js';
 import type { HookKind, HookSettings } from './settings.js';
 
 export const hookModules: { readonly [Kind in HookKind]: HookModule<Kind> } = {
@@ -13,6 +14,7 @@ export const hookModules: { readonly [Kind in HookKind]: HookModule<Kind> } = {
   postgresql,
   mariadb,
   mysql,
+  redis,
 };
 
 /** A new instance for one attempt. */

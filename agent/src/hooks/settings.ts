@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { commandSettingsSchema } from './command-settings.js';
 import { cronProblem } from './cron.js';
 import { mariadbSettingsSchema, mysqlSettingsSchema } from './innodb-settings.js';
+import { redisSettingsSchema } from './redis-settings.js';
 import { secretFile, stepLimits } from './settings-common.js';
 
 export const fsfreezeSettingsSchema = z
@@ -61,6 +62,7 @@ export const hookSettingsSchema = z.discriminatedUnion('kind', [
   postgresqlSettingsSchema,
   mariadbSettingsSchema,
   mysqlSettingsSchema,
+  redisSettingsSchema,
 ]);
 export type HookSettings = z.infer<typeof hookSettingsSchema>;
 export type HookKind = HookSettings['kind'];
