@@ -24,7 +24,13 @@ echo "$directory $!"`;
 /** One that was killed and not waited for is dead, too. */
 const lives = (pid: string): string => `grep -q '^State:[[:space:]]*[DIRSTt]' "/proc/${pid}/status" 2>/dev/null`;
 const readScript = `${lives('$3')}; lives=$?; tail -c +"$2" "$1/out" 2>/dev/null; [ "$lives" = 0 ] || exit 9`;
-const sendScript = `${lives('$2')} && cat >"$1/in"`;
+/** Waits a little for the answer: each program that the guest agent runs costs as much. */
+const sendScript = `${lives('$2')} && cat >"$1/in" || exit 9
+for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+  [ "$(wc -c <"$1/out")" -lt "$3" ] || break
+  sleep 0.02
+done
+tail -c +"$3" "$1/out"`;
 const endScript = `kill -KILL -"$2" 2>/dev/null || kill -KILL "$2" 2>/dev/null
 for i in 1 2 3 4 5 6 7 8 9 10; do ${lives('$2')} || break; sleep 0.1; done
 rm -rf "$1"
@@ -63,15 +69,15 @@ class FileSession implements HeldSession {
   ) {}
 
   async send(line: string): Promise<void> {
-    const args = ['/bin/sh', '-c', sendScript, 'sh', this.directory, String(this.pid)];
-    const { exitCode } = await this.guest.run(args, { input: `${line}\n`, timeoutMs: callMs });
+    const args = ['/bin/sh', '-c', sendScript, 'sh', this.directory, String(this.pid), String(this.#offset)];
+    const { exitCode, stdout } = await this.guest.run(args, { input: `${line}\n`, timeoutMs: callMs });
     if (exitCode !== 0) throw new TidemarkError('hook-failed', 'The session has ended.');
+    this.#hear(stdout);
   }
 
   async expect(pattern: RegExp, timeoutMs: number): Promise<string> {
     const untilMs = this.clock.monotonicMs() + timeoutMs;
-    for (;;) {
-      const isOpen = await this.#read();
+    for (let isOpen = true; ; isOpen = await this.#read()) {
       const match = pattern.exec(this.#unread);
       if (match !== null) {
         const end = match.index + match[0].length;
@@ -102,8 +108,12 @@ class FileSession implements HeldSession {
   async #read(): Promise<boolean> {
     const args = ['/bin/sh', '-c', readScript, 'sh', this.directory, String(this.#offset), String(this.pid)];
     const { exitCode, stdout } = await this.guest.run(args, { timeoutMs: callMs });
-    this.#offset += Buffer.byteLength(stdout);
-    this.#unread += stdout;
+    this.#hear(stdout);
     return exitCode !== ended;
+  }
+
+  #hear(text: string): void {
+    this.#offset += Buffer.byteLength(text);
+    this.#unread += text;
   }
 }
