@@ -1,5 +1,5 @@
 /**
- * A real guest: Debian with PostgreSQL, made once by guest/build.sh and kept outside the checkout, in
+ * A real guest: Debian with PostgreSQL, MariaDB and Redis, made once by guest/build.sh and kept outside the checkout, in
  * ${TIDEMARK_CACHE:-~/.cache/tidemark}/guest-HASH, where HASH is that of the recipe. Needs root and Debian's packages.
  */
 import { createHash } from 'node:crypto';
@@ -16,12 +16,12 @@ export interface GuestImage {
 }
 
 /** Raw images of its disks, to be copied by who starts a VM. */
-export type GuestDisk = 'root' | 'data' | 'wal' | 'acks';
+export type GuestDisk = 'root' | 'data' | 'wal' | 'acks' | 'sql' | 'redo';
 
-/** Some 40 s when packages come fast. */
+/** Some 60 s when packages come fast. */
 const buildTimeoutMs = 600_000;
 /** What lies in its directory near the end of a build: the tree, and disks made of it. */
-const buildBytes = 900 * 1024 * 1024;
+const buildBytes = 1100 * 1024 * 1024;
 const lookMs = 500;
 
 /** Path of a disk's image. */

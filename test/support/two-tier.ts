@@ -14,8 +14,8 @@ const memoryMiB = 256;
 export const network = 'lan';
 const dbAddress = '10.77.0.2';
 
-interface Tier {
-  readonly name: 'db' | 'client';
+export interface Tier {
+  readonly name: string;
   readonly uuid: string;
   readonly mac: string;
   readonly address: string;
@@ -34,8 +34,12 @@ export const tiers: readonly Tier[] = [
 ];
 
 /** Names and sizes that a group which protects the VM has. */
-export function groupDisks(image: GuestImage, vms: readonly string[]): { name: string; sizeBytes: number }[] {
-  return tiers
+export function groupDisks(
+  image: GuestImage,
+  vms: readonly string[],
+  of: readonly Tier[] = tiers,
+): { name: string; sizeBytes: number }[] {
+  return of
     .filter(({ name }) => vms.includes(name))
     .flatMap(({ name, disks }) =>
       disks.map((disk, index) => ({
@@ -61,19 +65,28 @@ export async function startTwoTier(
   { format = 'raw' }: { readonly format?: DiskFormat } = {},
 ): Promise<GuestImage> {
   const image = await guestImage(lab.processes);
-  for (const tier of tiers) {
-    const files: string[] = [];
-    for (const [index, disk] of tier.disks.entries()) {
-      const file = lab.path('vm-disks', `${tier.name}-${target(index)}.${format}`);
-      await lab.processes.run('qemu-img', ['convert', '-f', 'raw', '-O', format, guestDisk(image, disk), file]);
-      files.push(file);
-    }
-    const xml = lab.path(`${tier.name}.xml`);
-    writeFileSync(xml, domainXml(image, tier, { files, format }, lab.path(`${tier.name}-serial.log`)));
-    await virsh.run(['define', xml]);
-    await virsh.run(['start', tier.name]);
-  }
+  for (const tier of tiers) await startTier(lab, virsh, image, tier, format);
   return image;
+}
+
+/** Starts one VM on copies of its disks. */
+export async function startTier(
+  lab: Laboratory,
+  virsh: Virsh,
+  image: GuestImage,
+  tier: Tier,
+  format: DiskFormat = 'raw',
+): Promise<void> {
+  const files: string[] = [];
+  for (const [index, disk] of tier.disks.entries()) {
+    const file = lab.path('vm-disks', `${tier.name}-${target(index)}.${format}`);
+    await lab.processes.run('qemu-img', ['convert', '-f', 'raw', '-O', format, guestDisk(image, disk), file]);
+    files.push(file);
+  }
+  const xml = lab.path(`${tier.name}.xml`);
+  writeFileSync(xml, domainXml(image, tier, { files, format }, lab.path(`${tier.name}-serial.log`)));
+  await virsh.run(['define', xml]);
+  await virsh.run(['start', tier.name]);
 }
 
 function target(index: number): string {
