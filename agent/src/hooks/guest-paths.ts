@@ -6,7 +6,7 @@ import type { Finding } from './hook.js';
 /** For each path: file system type, its source, and the disks below it with how they are attached. */
 const script = `for path; do
   real=$(realpath -e -- "$path") || { echo "$path	missing"; continue; }
-  set -- $(df --output=fstype,source -- "$real" | tail -n 1)
+  if [ -b "$real" ]; then set -- raw "$real"; else set -- $(df --output=fstype,source -- "$real" | tail -n 1); fi
   case $2 in
     /dev/*) echo "$path	$1	$2	$(lsblk -nrso NAME,TYPE,TRAN -- "$2" | awk '$2 == "disk" || $2 == "loop" { printf "%s:%s ", $1, $3 }')" ;;
     *) echo "$path	$1	$2	" ;;

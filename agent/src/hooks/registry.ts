@@ -3,7 +3,9 @@ import { command } from './command.js';
 import { fsfreeze } from './fsfreeze.js';
 import type { Hook, HookModule } from './hook.js';
 import { mariadb } from './mariadb.js';
+import { mongodb } from './mongodb.js';
 import { mysql } from './mysql.js';
+import { oracle } from './oracle.js';
 import { postgresql } from './postgresql.js';
 import { redis } from './redis.js';
 import type { HookKind, HookSettings } from './settings.js';
@@ -15,6 +17,8 @@ export const hookModules: { readonly [Kind in HookKind]: HookModule<Kind> } = {
   mariadb,
   mysql,
   redis,
+  mongodb,
+  oracle,
 };
 
 /** A new instance for one attempt. */

@@ -3,6 +3,8 @@ import { z } from 'zod';
 import { commandSettingsSchema } from './command-settings.js';
 import { cronProblem } from './cron.js';
 import { mariadbSettingsSchema, mysqlSettingsSchema } from './innodb-settings.js';
+import { mongodbSettingsSchema } from './mongodb-settings.js';
+import { oracleSettingsSchema } from './oracle-settings.js';
 import { redisSettingsSchema } from './redis-settings.js';
 import { secretFile, stepLimits } from './settings-common.js';
 
@@ -63,6 +65,8 @@ export const hookSettingsSchema = z.discriminatedUnion('kind', [
   mariadbSettingsSchema,
   mysqlSettingsSchema,
   redisSettingsSchema,
+  mongodbSettingsSchema,
+  oracleSettingsSchema,
 ]);
 export type HookSettings = z.infer<typeof hookSettingsSchema>;
 export type HookKind = HookSettings['kind'];
