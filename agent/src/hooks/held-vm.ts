@@ -170,6 +170,9 @@ export class HeldVm {
           Object.assign(this.#facts, facts);
         }
       });
+    if (!wasMarked || this.reasons.length > 0)
+      for (const { hook } of this.#hooks)
+        await this.#trying('verify', () => this.#within(verifyMs, (step) => hook.abandon?.(step) ?? Promise.resolve()));
     const deadMan = this.#deadMan;
     if (deadMan !== undefined)
       await this.#trying('verify', async () => {

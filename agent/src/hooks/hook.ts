@@ -10,6 +10,7 @@
  * | (mark) | all VMs are held | microseconds, in the source agent's memory |
  * | release | in the reverse order, at once | lets go. Runs also when quiesce failed or never ran; must bear both, and running twice |
  * | verify | after every VM was released | proves that the hold was unbroken from quiesce to release |
+ * | abandon | in place of verify, or after it, when the point is not `application` after all | optional: ends what needs an end of another kind then |
  * | undo | in a *new* instance, after any death of an agent, before anything else | finds what a hold left behind and ends it. Nothing left is the usual case and no error |
  * | afterRecovery | in a *new* instance, in the recovered VM before its readiness, also in drills; again until it succeeds (recovery/after-recovery.ts) | what the application needs to begin, e.g. to leave backup mode |
  *
@@ -77,6 +78,8 @@ export interface Hook {
   quiesce(step: HookStep): Promise<void>;
   release(step: HookStep): Promise<void>;
   verify(step: HookStep): Promise<Verified>;
+  /** Also when prepare failed; must bear running after a verify that succeeded. */
+  abandon?(step: HookStep): Promise<void>;
   /** Returns what it ended, in words for an event; empty: nothing was there. */
   undo(step: HookStep): Promise<string[]>;
   afterRecovery(step: HookStep): Promise<void>;

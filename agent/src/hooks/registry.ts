@@ -8,6 +8,7 @@ import { mysql } from './mysql.js';
 import { oracle } from './oracle.js';
 import { postgresql } from './postgresql.js';
 import { redis } from './redis.js';
+import { sapHana } from './sap-hana.js';
 import type { HookKind, HookSettings } from './settings.js';
 
 export const hookModules: { readonly [Kind in HookKind]: HookModule<Kind> } = {
@@ -19,6 +20,7 @@ export const hookModules: { readonly [Kind in HookKind]: HookModule<Kind> } = {
   redis,
   mongodb,
   oracle,
+  'sap-hana': sapHana,
 };
 
 /** A new instance for one attempt. */

@@ -6,6 +6,7 @@ import { mariadbSettingsSchema, mysqlSettingsSchema } from './innodb-settings.js
 import { mongodbSettingsSchema } from './mongodb-settings.js';
 import { oracleSettingsSchema } from './oracle-settings.js';
 import { redisSettingsSchema } from './redis-settings.js';
+import { sapHanaSettingsSchema } from './sap-hana-settings.js';
 import { secretFile, stepLimits } from './settings-common.js';
 
 export const fsfreezeSettingsSchema = z
@@ -67,6 +68,7 @@ export const hookSettingsSchema = z.discriminatedUnion('kind', [
   redisSettingsSchema,
   mongodbSettingsSchema,
   oracleSettingsSchema,
+  sapHanaSettingsSchema,
 ]);
 export type HookSettings = z.infer<typeof hookSettingsSchema>;
 export type HookKind = HookSettings['kind'];
