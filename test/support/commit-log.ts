@@ -19,7 +19,7 @@ export interface Commit {
 const hostAddress = '10.77.0.250';
 const database = '10.77.0.2';
 /** Above what the client in the other VM writes. */
-const firstNumber = 1_000_000_000;
+export const firstNumber = 1_000_000_000;
 
 export class CommitLog {
   readonly commits: Commit[] = [];

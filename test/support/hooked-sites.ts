@@ -1,4 +1,7 @@
-/** The two VMs of two-tier-sites.ts with hooks: fsfreeze in both, PostgreSQL in the database, the client's tier first. */
+/**
+ * The two VMs of two-tier-sites.ts with hooks: fsfreeze in both, PostgreSQL in the database, the client's tier first.
+ * With `drained` the client is drained by a hook `command` before.
+ */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { z } from 'zod';
 import type { Checkpoint } from '../../agent/src/service/checkpoint-schemas.js';
@@ -15,21 +18,33 @@ case $sql in *pg_logical_emit_message*) [ ! -e /run/slow ] || sleep 60 ;; esac
 echo "$sql" | exec /opt/postgresql/psql "$@"
 `;
 
-const hooks = {
-  holdSecondsMax,
-  vms: [
-    { vm: 'client', tier: 1, hooks: [{ kind: 'fsfreeze' }] },
-    { vm: 'db', tier: 2, hooks: [{ kind: 'postgresql', host: '/run', psql: '/run/psql' }, { kind: 'fsfreeze' }] },
+/** While /run/drain is there the client begins no commit; with /run/undrained it is not asked to. */
+const drain = {
+  kind: 'command',
+  quiesce: [
+    '/bin/sh',
+    '-c',
+    '[ -e /run/undrained ] || { rm -f /run/drained; touch /run/drain; until [ -e /run/drained ]; do sleep 0.05; done; }',
   ],
+  release: ['rm', '-f', '/run/drain'],
+  releaseAfterSeconds: holdSecondsMax + 6,
 };
 
+const hooks = (drained: boolean): object => ({
+  holdSecondsMax,
+  vms: [
+    { vm: 'client', tier: 1, hooks: [...(drained ? [drain] : []), { kind: 'fsfreeze' }] },
+    { vm: 'db', tier: 2, hooks: [{ kind: 'postgresql', host: '/run', psql: '/run/psql' }, { kind: 'fsfreeze' }] },
+  ],
+});
+
 /** Both VMs run, are protected, and have hooks. */
-export async function bootHookedSites(): Promise<TwoTierSites> {
+export async function bootHookedSites({ drained = false } = {}): Promise<TwoTierSites> {
   const sites = await TwoTierSites.boot();
   try {
     const { source, here } = sites;
     const config = JSON.parse(readFileSync(source.configFile, 'utf8')) as { sourceGroups: { hooks?: object }[] };
-    config.sourceGroups[0]!.hooks = hooks;
+    config.sourceGroups[0]!.hooks = hooks(drained);
     writeFileSync(source.configFile, JSON.stringify(config));
     await waitApplication(here.virsh);
     const script = `cat >/run/psql <<'END'\n${slowPsql}END\nchmod 755 /run/psql`;

@@ -1,5 +1,5 @@
 /**
- * Application checkpoints of two real VMs under load, held by tier: fsfreeze in both, PostgreSQL in the database. Commits are
+ * Application checkpoints of two real VMs under load, held by tier: the client is drained, fsfreeze in both, PostgreSQL. Commits are
  * kept outside of the VMs, with this host's clock. Then agent and guest agent are killed while a guest is frozen.
  */
 import { readdirSync } from 'node:fs';
@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from '@jest/globals';
 import type { Virsh } from '../../agent/src/hypervisor/virsh.js';
 import type { Checkpoint } from '../../agent/src/service/checkpoint-schemas.js';
-import { CommitLog } from '../support/commit-log.js';
+import { CommitLog, firstNumber } from '../support/commit-log.js';
 import { lookInto } from '../support/exported-application.js';
 import { guestExec } from '../support/guest-agent.js';
 import { bootHookedSites, holdOf, holdSecondsMax } from '../support/hooked-sites.js';
@@ -41,7 +41,7 @@ describeVms(`application checkpoints of two real VMs${reason === undefined ? '' 
     sites.target.client.createCheckpoint(group, label === undefined ? {} : { label });
 
   beforeAll(async () => {
-    sites = await bootHookedSites();
+    sites = await bootHookedSites({ drained: true });
   }, 900_000);
   afterAll(async () => sites?.[Symbol.asyncDispose](), 60_000);
 
@@ -50,6 +50,8 @@ describeVms(`application checkpoints of two real VMs${reason === undefined ? '' 
     const log = await CommitLog.start(lab.processes, here.virsh);
     const taken: Checkpoint[] = [];
     for (let count = 0; count < 3; count++) {
+      // Without its drain the client may have a commit under way.
+      await inGuest('client', count === 1 ? 'touch /run/undrained' : 'rm -f /run/undrained');
       taken.push(await take(count === 0 ? 'before-upgrade' : undefined));
       const enough = log.commits.length + 20;
       await waitFor('commits in between', () => log.commits.length > enough, { timeoutMs: 60_000 });
@@ -81,6 +83,11 @@ describeVms(`application checkpoints of two real VMs${reason === undefined ? '' 
       const before = log.commits.filter((each) => each.acknowledgedMs < heldFromMs).length;
       expect({ missing, tooLate, some: before > 0 }).toEqual({ missing: [], tooLate: [], some: true });
       expect(inside.acknowledged.filter((number) => !present.has(number))).toEqual([]);
+      const committed = inside.present.filter((number) => number < firstNumber).length;
+      const underWay = committed - inside.acknowledged.length;
+      tell(`client ${index === 1 ? 'not ' : ''}drained: ${underWay} commits under way`);
+      if (index === 1) expect(underWay).toBeLessThanOrEqual(1);
+      else expect({ committed, underWay }).toEqual({ committed: inside.acknowledged.length, underWay: 0 });
       expect(inside.journalsReplayed).toBe(0);
       redo.push(inside.redoBytes);
       tell(
