@@ -7,10 +7,14 @@ import type { Finding, HookStep } from '../../agent/src/hooks/hook.js';
 /** `unprotectedPaths`: those that lie on no captured disk. */
 export function hookStep(
   guest: GuestSession,
-  { agent, unprotectedPaths = [] }: { agent?: GuestAgent; unprotectedPaths?: readonly string[] } = {},
+  {
+    agent,
+    unprotectedPaths = [],
+    isWindows = false,
+  }: { agent?: GuestAgent; unprotectedPaths?: readonly string[]; isWindows?: boolean } = {},
 ): HookStep {
   return {
-    ...{ vm: 'db', guest, agent, clock: nodeClock, signal: new AbortController().signal },
+    ...{ vm: 'db', guest, agent, isWindows, clock: nodeClock, signal: new AbortController().signal },
     leftMs: () => 5000,
     unprotected: (paths): Promise<Finding[]> =>
       Promise.resolve(

@@ -2,6 +2,7 @@
 import { TidemarkError } from '../core/errors.js';
 import type { GuestSession } from './guest-session.js';
 import type { Finding } from './hook.js';
+import { isWindowsPath, unprotectedWindowsPath } from './windows-paths.js';
 
 /** For each path: file system type, its source, and the disks below it with how they are attached. */
 const script = `for path; do
@@ -25,6 +26,10 @@ export async function unprotectedPaths(
 ): Promise<Finding[]> {
   const findings: Finding[] = [];
   for (const path of new Set(paths)) {
+    if (isWindowsPath(path)) {
+      findings.push(...(await unprotectedWindowsPath(guest, path, notCaptured)));
+      continue;
+    }
     const { exitCode, stdout, stderr } = await guest.run(['/bin/sh', '-c', script, 'sh', path], { timeoutMs: runMs });
     const [, type = '', source = '', disks = ''] = stdout.trimEnd().split('\t');
     if (exitCode !== 0 || type === '')

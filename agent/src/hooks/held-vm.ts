@@ -7,6 +7,7 @@ import type { GuestSession, HeldSession } from './guest-session.js';
 import type { Finding, Hook, HookStep } from './hook.js';
 import { createHook, hookModules } from './registry.js';
 import type { HookKind, HookSettings } from './settings.js';
+import { isWindows } from './vss-settings.js';
 
 export interface HookedGuest {
   readonly vm: string;
@@ -63,6 +64,7 @@ export class HeldVm {
   readonly #sessions: HeldSession[] = [];
   readonly #hooks: Placed[];
   readonly #guest: GuestSession;
+  readonly #isWindows: boolean;
   #deadMan: ArmedDeadMan | undefined;
   /** The dead man may let go from here on. */
   deadManMs = Infinity;
@@ -77,6 +79,7 @@ export class HeldVm {
     this.#o = options;
     this.#clock = clock;
     this.#signal = signal;
+    this.#isWindows = isWindows(options.settings);
     const placed = options.settings.map((settings) => ({
       ...{ kind: settings.kind, settings, isHeld: false },
       hook: createHook(settings),
@@ -119,8 +122,9 @@ export class HeldVm {
     this.#prepareMs = this.#clock.monotonicMs() - startMs;
   }
 
-  /** The guest releases itself `holdMs` from now. */
+  /** The guest releases itself `holdMs` from now. Windows does by itself: VSS holds writes for 10 seconds at most. */
   async arm(id: string, holdMs: number): Promise<void> {
+    if (this.#isWindows) return;
     const startMs = this.#clock.monotonicMs();
     await this.#trying('arm', async () => {
       const sessions = this.#sessions.map(({ pid }) => pid);
@@ -195,7 +199,7 @@ export class HeldVm {
     // First the state of the guest agent: before, it runs no program.
     for (const { hook } of [...this.#hooks].reverse())
       found.push(...(await this.#within(verifyMs, (step) => hook.undo(step))));
-    const count = await this.#within(verifyMs, () => endDeadMen(this.#guest));
+    const count = this.#isWindows ? 0 : await this.#within(verifyMs, () => endDeadMen(this.#guest));
     if (count > 0) found.push(`ended ${count} dead men`);
     this.#o.close();
     return found;
@@ -237,7 +241,7 @@ export class HeldVm {
     const late = new AbortController();
     const signal = callOff ? AbortSignal.any([late.signal, this.#signal]) : late.signal;
     const step: HookStep = {
-      ...{ vm, agent, guest: this.#guest, clock, signal },
+      ...{ vm, agent, guest: this.#guest, clock, signal, isWindows: this.#isWindows },
       leftMs: () => Math.max(1, untilMs - clock.monotonicMs()),
       unprotected: (paths) => this.#o.unprotected(paths),
     };

@@ -49,6 +49,8 @@ export interface HookStep {
   readonly guest: GuestSession;
   /** The guest agent itself; undefined when the VM is reached over SSH only. Programs go through `guest`. */
   readonly agent: GuestAgent | undefined;
+  /** The guest is Windows: it has PowerShell, and no shell. */
+  readonly isWindows: boolean;
   readonly clock: Clock;
   /** Aborts when the deadline of the step has passed or the hold is called off. */
   readonly signal: AbortSignal;

@@ -10,6 +10,7 @@ import { postgresql } from './postgresql.js';
 import { redis } from './redis.js';
 import { sapHana } from './sap-hana.js';
 import type { HookKind, HookSettings } from './settings.js';
+import { exchange, sharepoint, sqlserver, windows } from './vss.js';
 
 export const hookModules: { readonly [Kind in HookKind]: HookModule<Kind> } = {
   fsfreeze,
@@ -21,6 +22,10 @@ export const hookModules: { readonly [Kind in HookKind]: HookModule<Kind> } = {
   mongodb,
   oracle,
   'sap-hana': sapHana,
+  windows,
+  sqlserver,
+  exchange,
+  sharepoint,
 };
 
 /** A new instance for one attempt. */

@@ -8,6 +8,13 @@ import { oracleSettingsSchema } from './oracle-settings.js';
 import { redisSettingsSchema } from './redis-settings.js';
 import { sapHanaSettingsSchema } from './sap-hana-settings.js';
 import { secretFile, stepLimits } from './settings-common.js';
+import {
+  exchangeSettingsSchema,
+  sharepointSettingsSchema,
+  sqlserverSettingsSchema,
+  windowsProblem,
+  windowsSettingsSchema,
+} from './vss-settings.js';
 
 export const fsfreezeSettingsSchema = z
   .strictObject({
@@ -69,6 +76,10 @@ export const hookSettingsSchema = z.discriminatedUnion('kind', [
   mongodbSettingsSchema,
   oracleSettingsSchema,
   sapHanaSettingsSchema,
+  windowsSettingsSchema,
+  sqlserverSettingsSchema,
+  exchangeSettingsSchema,
+  sharepointSettingsSchema,
 ]);
 export type HookSettings = z.infer<typeof hookSettingsSchema>;
 export type HookKind = HookSettings['kind'];
@@ -94,26 +105,31 @@ export const sshSettingsSchema = z
   });
 export type SshSettings = z.infer<typeof sshSettingsSchema>;
 
-export const hookedVmSchema = z.strictObject({
-  vm: z.string().min(1).max(256).describe('Name or UUID, as in vms'),
-  tier: z
-    .number()
-    .int()
-    .min(1)
-    .max(99)
-    .default(1)
-    .describe('Held in this order, all of a tier at once: clients first, databases last. Released in reverse'),
-  hooks: z
-    .array(hookSettingsSchema)
-    .min(1)
-    .max(8)
-    .describe('Held in this order, fsfreeze always last. Released in reverse'),
-  ssh: sshSettingsSchema
-    .optional()
-    .describe(
-      'Programs run over SSH in place of guest-exec, where the guest agent forbids that. fsfreeze is the guest agent’s in any case',
-    ),
-});
+export const hookedVmSchema = z
+  .strictObject({
+    vm: z.string().min(1).max(256).describe('Name or UUID, as in vms'),
+    tier: z
+      .number()
+      .int()
+      .min(1)
+      .max(99)
+      .default(1)
+      .describe('Held in this order, all of a tier at once: clients first, databases last. Released in reverse'),
+    hooks: z
+      .array(hookSettingsSchema)
+      .min(1)
+      .max(8)
+      .describe('Held in this order, fsfreeze always last. Released in reverse'),
+    ssh: sshSettingsSchema
+      .optional()
+      .describe(
+        'Programs run over SSH in place of guest-exec, where the guest agent forbids that. fsfreeze is the guest agent’s in any case',
+      ),
+  })
+  .superRefine(({ hooks, ssh }, context) => {
+    const problem = windowsProblem(hooks, ssh !== undefined);
+    if (problem !== undefined) context.addIssue({ code: 'custom', path: ['hooks'], message: problem });
+  });
 export type HookedVm = z.infer<typeof hookedVmSchema>;
 
 export const hookScheduleSchema = z

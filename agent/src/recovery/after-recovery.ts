@@ -8,6 +8,7 @@ import { GuestAgentSession } from '../hooks/guest-agent-session.js';
 import type { HookStep } from '../hooks/hook.js';
 import { createHook, hookModules } from '../hooks/registry.js';
 import type { HookSettings } from '../hooks/settings.js';
+import { isWindows } from '../hooks/vss-settings.js';
 import type { GuestAgent } from '../hypervisor/guest-agent.js';
 import type { Guest } from './guest.js';
 import type { CheckResult } from './readiness.js';
@@ -36,7 +37,7 @@ export async function runAfterRecovery(
     detail: detail.trim().slice(0, 1000),
   });
   const step: HookStep = {
-    ...{ vm, agent, clock, signal, guest: new GuestAgentSession(agent, clock) },
+    ...{ vm, agent, clock, signal, guest: new GuestAgentSession(agent, clock), isWindows: isWindows([settings]) },
     leftMs: () => Math.max(1, untilMs - clock.monotonicMs()),
     // It was asked when the point was made.
     unprotected: () => Promise.resolve([]),
