@@ -18,7 +18,7 @@ directory=$(mktemp -d "$place/tidemark-session.XXXXXX")
 mkfifo "$directory/in"
 cat >"$directory/first"
 # Open for both, so that it waits for no reader and never ends while the session lives.
-setsid sh -c 'exec 3<>"$0/in"; cat "$0/first" >&3; rm "$0/first"; exec "$@" <&3 >"$0/out" 2>&1' "$directory" "$@" \\
+setsid sh -c 'exec 3<>"$0/in"; cat "$0/first" >&3; rm "$0/first"; exec timeout -s KILL 3600 "$@" <&3 >"$0/out" 2>&1' "$directory" "$@" \\
   </dev/null >/dev/null 2>&1 &
 echo "$directory $!"`;
 /** One that was killed and not waited for is dead, too. */
