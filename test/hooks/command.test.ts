@@ -83,6 +83,15 @@ describe('command', () => {
     expect((await command.verify(step)).findings).toMatchObject([{ code: 'released-early' }]);
   });
 
+  test('a quiesce that takes too long leaves no timer that would break the next hold', async () => {
+    const late = hook({ quiesce: saying('hold', 'exec sleep 60'), releaseAfterSeconds: 3 });
+    await expect(late.quiesce({ ...step, leftMs: () => 1000 })).rejects.toMatchObject({ code: 'timed-out' });
+    await late.release(step);
+    const at = performance.now();
+    await waitFor('its time is over', () => performance.now() - at > 3500, { timeoutMs: 10_000 });
+    expect(said()).toEqual(['hold quiesce db', 'go release db']);
+  });
+
   test('undo of a later agent ends the timer of the one before, and releases', async () => {
     await hook({ releaseAfterSeconds: 2 }).quiesce(step);
     expect(await hook().undo(step)).toEqual([]);

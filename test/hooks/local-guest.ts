@@ -1,6 +1,7 @@
 /** This machine as the guest: programs of a hook really run. */
 import { spawn } from 'node:child_process';
 import { text } from 'node:stream/consumers';
+import { TidemarkError } from '../../agent/src/core/errors.js';
 import type { GuestSession, HeldSession, ProgramOptions, ProgramResult } from '../../agent/src/hooks/guest-session.js';
 import { openHeldSession } from '../../agent/src/hooks/held-session.js';
 import { nodeClock } from '../../agent/src/platform/node-clock.js';
@@ -17,6 +18,7 @@ export class LocalGuest implements GuestSession {
     child.stdin.end(input ?? '');
     const ended = new Promise<number>((resolve) => child.once('close', (code) => resolve(code ?? 137)));
     const [stdout, stderr, exitCode] = await Promise.all([text(child.stdout), text(child.stderr), ended]);
+    if (child.killed) throw new TidemarkError('timed-out', `${program} took over ${timeoutMs} ms and was killed.`);
     return { exitCode, stdout, stderr };
   }
 

@@ -28,17 +28,21 @@ wait $!
 echo "timer $(setsid /bin/sh -c "$timer" ${timerName} "$1" "$2" </dev/null 2>/dev/null &)"
 eval "exec $3"`;
 
-/** `sh RELEASE PID SECONDS`: the timer is ended only when the application is free. */
+/** Ends every timer of the guest. */
+const endTimers = `for process in /proc/[0-9]*; do
+  case $(tr '\\0' ' ' <"$process/cmdline" 2>/dev/null) in
+    *' ${timerName} '*) [ "$process" = "/proc/$$" ] || kill -KILL "-\${process#/proc/}" 2>/dev/null ;;
+  esac
+done`;
+
+/** `sh RELEASE PID SECONDS`: the timer is ended only when the application is free. PID 0: not known, and may not be left behind. */
 const releaseScript = `eval "$1" || exit
+[ "$2" != 0 ] || { ${endTimers}; }
 if [ "$(tr '\\0' ' ' <"/proc/$2/cmdline" 2>/dev/null)" = "sleep $3 " ] && kill -KILL "$2"
 then echo 'timer unfired'; else echo 'timer fired'; fi`;
 
 /** Ends timers that an earlier agent left; then the program. */
-const undoScript = `for process in /proc/[0-9]*; do
-  case $(tr '\\0' ' ' <"$process/cmdline" 2>/dev/null) in
-    *' ${timerName} '*) [ "$process" = "/proc/$$" ] || kill -KILL "-\${process#/proc/}" 2>/dev/null ;;
-  esac
-done
+const undoScript = `${endTimers}
 exec "$@"`;
 
 class Command implements Hook {
