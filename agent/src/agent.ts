@@ -58,6 +58,7 @@ import { PeerClients } from './runtime/peer-clients.js';
 import { Service } from './runtime/service.js';
 import { DirectionRecords } from './runtime/direction-records.js';
 import { reversals, sourceGroupsNow } from './runtime/reversals.js';
+import { rpoNow, RpoSamples } from './runtime/rpo-samples.js';
 import { SourceOperations } from './runtime/source-operations.js';
 import { sourcePeers } from './runtime/source-peers.js';
 import { SourceSide } from './runtime/source-side.js';
@@ -73,6 +74,7 @@ import { EventRing } from './service/event-ring.js';
 const slabBytes = 1024 * 1024;
 const upkeepMs = 1000;
 const probeMs = 10_000;
+const rpoMs = 5000;
 const purgeMs = 60_000;
 
 export const runAgent: RunAgent = async (config, options) => {
@@ -137,6 +139,8 @@ class Agent {
   private stopProbes: (() => Promise<void>) | undefined;
   private stopSchedules: (() => Promise<void>) | undefined;
   private stopFences: (() => Promise<void>) | undefined;
+  private stopRpo: (() => Promise<void>) | undefined;
+  private readonly rpo = new RpoSamples();
 
   constructor(
     private config: AgentConfig,
@@ -328,6 +332,9 @@ class Agent {
     this.stopSchedules = every(nodeClock, upkeepMs, () => this.schedules.tend());
     this.stopProbes = every(nodeClock, probeMs, () => this.probes.tend());
     this.stopFences = every(nodeClock, upkeepMs, () => this.fences.round());
+    this.stopRpo = every(nodeClock, rpoMs, async () =>
+      this.rpo.note(nodeClock.wallMs(), rpoNow(this.sources, this.targets)),
+    );
     this.options.onReload((after) => this.reload(after));
     this.stops.resume();
     this.health.started = true;
@@ -346,6 +353,7 @@ class Agent {
     await this.sources.drain(AbortSignal.timeout(this.config.drainSeconds * 1000));
     await this.stopUpkeep?.();
     await this.stopFences?.();
+    await this.stopRpo?.();
     await this.api?.close();
     await this.listener?.close();
     await this.targets.close();
@@ -450,6 +458,7 @@ class Agent {
       exports,
       catalogue,
       ring,
+      rpo: this.rpo,
       health: () => health.report(),
     });
     const roles = (name: string): ReturnType<typeof roleOf> => roleOf(this.now, name);

@@ -7,6 +7,7 @@ import type { Forecast, ForecastRequest } from '../../agent/src/service/forecast
 import type { DeclareGroup, GroupPolicy, RemoveGroup } from '../../agent/src/service/group-spec.js';
 import type { GroupStatus } from '../../agent/src/service/group-schemas.js';
 import type { Operation, OperationQuery, OperationRequest } from '../../agent/src/service/operation-schemas.js';
+import type { RpoHistory, RpoQuery } from '../../agent/src/service/rpo-schemas.js';
 import { isSameRequest } from '../../agent/src/service/same-request.js';
 import type { VmList } from '../../agent/src/service/vm-schemas.js';
 import type { ViewRequest, ViewStatus } from '../../agent/src/service/view-schemas.js';
@@ -116,6 +117,7 @@ export class FakeService implements AgentService {
   readonly checkpointList: Checkpoint[] = Array.from({ length: 10 }, (_, index) =>
     fakeCheckpoint(index, index === 4 ? { kind: 'tagged', label: 'before upgrade' } : {}),
   );
+  rpoSlots: RpoHistory['slots'] = [];
   readonly viewList: ViewStatus[] = [];
   readonly operationList = new Map<string, Operation>();
   readonly callers: Caller[] = [];
@@ -155,6 +157,11 @@ export class FakeService implements AgentService {
     const group = this.groupList.get(name);
     if (!group) throw new TidemarkError('group-unknown', `no group ${name}`, { path: 'group' });
     return group;
+  }
+  async rpoHistory(name: string, { fromMs = 0 }: RpoQuery): Promise<RpoHistory> {
+    const { checkpointIntervalSeconds } = await this.group(name);
+    const slots = this.rpoSlots.filter(({ atMs }) => atMs + 30_000 > fromMs);
+    return { group: name, slotSeconds: 30, checkpointIntervalSeconds, slots };
   }
   async declareGroup(name: string, request: DeclareGroup, caller: Caller) {
     this.callers.push(caller);

@@ -10,6 +10,7 @@ import { addHookCommand } from './commands/hook.js';
 import { addKeyCommands } from './commands/keys.js';
 import { addLocalCommands } from './commands/local.js';
 import { addOperationCommands } from './commands/operations.js';
+import { addRpoCommand } from './commands/rpo.js';
 import { addStatusCommands } from './commands/status.js';
 import { addTransitionCommands } from './commands/transitions.js';
 import { addViewCommands } from './commands/views.js';
@@ -39,6 +40,7 @@ export function createProgram(context: CliContext): Command {
     })
     .showHelpAfterError('(see --help)');
   addStatusCommands(program, context);
+  addRpoCommand(program, context);
   addCheckpointCommands(program, context);
   addViewCommands(program, context);
   addExportCommand(program, context);

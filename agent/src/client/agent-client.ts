@@ -50,6 +50,7 @@ import {
   type operationRequestSchema,
 } from '../service/operation-schemas.js';
 import { formatSelector } from '../service/selector.js';
+import { rpoHistorySchema, type RpoHistory } from '../service/rpo-schemas.js';
 import { viewStatusSchema, type viewRequestSchema, type ViewStatus } from '../service/view-schemas.js';
 import { vmListSchema, type ReleaseRequest, type VmList } from '../service/vm-schemas.js';
 import { Connection, type CallOptions, type ConnectionOptions } from './connection.js';
@@ -94,6 +95,10 @@ export class AgentClient {
 
   group(name: string): Promise<GroupStatus> {
     return this.#get(`/v1/groups/${segment(name)}`, groupStatusSchema);
+  }
+
+  rpoHistory(name: string, query: { fromMs?: number } = {}): Promise<RpoHistory> {
+    return this.#get(`/v1/groups/${segment(name)}/rpo`, rpoHistorySchema, query);
   }
 
   declareGroup(name: string, body: z.input<typeof declareGroupSchema>): Promise<GroupStatus> {

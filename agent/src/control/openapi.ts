@@ -26,6 +26,7 @@ import {
   targetGroupSpecSchema,
 } from '../service/group-spec.js';
 import { operationPageSchema, operationRequestSchema, operationSchema } from '../service/operation-schemas.js';
+import { rpoHistorySchema } from '../service/rpo-schemas.js';
 import { viewRequestSchema, viewStatusSchema } from '../service/view-schemas.js';
 import { releaseRequestSchema, vmListSchema, vmSchema } from '../service/vm-schemas.js';
 import type { Route } from './route.js';
@@ -52,6 +53,7 @@ const named: Readonly<Record<string, z.ZodType>> = {
   Event: eventSchema,
   EventPage: eventPageSchema,
   Forecast: forecastSchema,
+  RpoHistory: rpoHistorySchema,
   ForecastRequest: forecastRequestSchema,
   GroupList: groupListSchema,
   GroupPolicy: groupPolicySchema,

@@ -17,6 +17,7 @@ import {
   retiredGroupSchema,
 } from '../service/group-spec.js';
 import { nameSchema } from '../service/scalars.js';
+import { rpoHistorySchema, rpoQuerySchema } from '../service/rpo-schemas.js';
 import { parseSelector } from '../service/selector.js';
 import type { AgentService, Caller } from '../service/service.js';
 import { viewRequestSchema, viewStatusSchema } from '../service/view-schemas.js';
@@ -59,6 +60,17 @@ export const groupRoutes: readonly Route[] = [
     params: groupParams,
     reply: groupStatusSchema,
     handle: ({ service, caller, params }) => visibleGroup(service, caller, params.group),
+  }),
+  route({
+    id: 'rpoHistory',
+    method: 'GET',
+    path: '/v1/groups/{group}/rpo',
+    summary: 'The RPO over the last day, since the start of the agent: the worst of each slot',
+    roles: readers,
+    params: groupParams,
+    query: rpoQuerySchema,
+    reply: rpoHistorySchema,
+    handle: ({ service, params, query }) => service.rpoHistory(params.group, query),
   }),
   route({
     id: 'declareGroup',

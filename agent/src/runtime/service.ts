@@ -25,6 +25,7 @@ import type { DeclareGroup, GroupPolicy, RemoveGroup, RestoreGroup, RetiredGroup
 import type { GroupStatus, VmAttachmentView } from '../service/group-schemas.js';
 import type { Operation, OperationPage, OperationQuery, OperationRequest } from '../service/operation-schemas.js';
 import type { AgentService, Caller } from '../service/service.js';
+import type { RpoHistory, RpoQuery } from '../service/rpo-schemas.js';
 import type { ViewRequest, ViewStatus } from '../service/view-schemas.js';
 import type { ReleaseRequest, VmList } from '../service/vm-schemas.js';
 import { resolveCheckpoint } from '../target/checkpoints.js';
@@ -38,6 +39,7 @@ import type { ExportHost } from './exports.js';
 import { forecastOf } from './forecast.js';
 import { operationView } from './operation-view.js';
 import type { PeerClients } from './peer-clients.js';
+import { slotMs, type RpoSamples } from './rpo-samples.js';
 import type { SourceOperations } from './source-operations.js';
 import type { SourceSide } from './source-side.js';
 import type { SourceStops } from './source-stops.js';
@@ -64,6 +66,7 @@ export interface ServiceOptions {
   readonly exports: ExportHost;
   readonly catalogue: CatalogueSync;
   readonly ring: EventRing;
+  readonly rpo: RpoSamples;
   readonly health: () => Health;
 }
 
@@ -130,6 +133,13 @@ export class Service implements AgentService {
     const source = this.options.sources.find(name);
     if (source !== undefined) return source.status();
     return targetStatus(this.options.targets.get(name), this.options.exports);
+  }
+
+  async rpoHistory(name: string, { fromMs = 0 }: RpoQuery): Promise<RpoHistory> {
+    const { rpo, clock } = this.options;
+    const { checkpointIntervalSeconds } = await this.group(name);
+    const slots = rpo.of(name, fromMs, clock.wallMs());
+    return { group: name, slotSeconds: slotMs / 1000, checkpointIntervalSeconds, slots };
   }
 
   vms(hypervisor?: string): Promise<VmList> {

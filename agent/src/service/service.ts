@@ -24,6 +24,7 @@ import type { Forecast, ForecastRequest } from './forecast-schemas.js';
 import type { DeclareGroup, GroupPolicy, RemoveGroup, RestoreGroup, RetiredGroup } from './group-spec.js';
 import type { GroupStatus, VmAttachmentView } from './group-schemas.js';
 import type { Operation, OperationPage, OperationQuery, OperationRequest } from './operation-schemas.js';
+import type { RpoHistory, RpoQuery } from './rpo-schemas.js';
 import type { ViewRequest, ViewStatus } from './view-schemas.js';
 import type { ReleaseRequest, VmList } from './vm-schemas.js';
 
@@ -42,6 +43,8 @@ export interface AgentService {
   groups(): Promise<GroupStatus[]>;
   /** Throws `group-unknown`. */
   group(name: string): Promise<GroupStatus>;
+  /** Since the agent's start, a day at most. Throws `group-unknown`. */
+  rpoHistory(name: string, query: RpoQuery): Promise<RpoHistory>;
   /** Creates or changes a target group; durable when it returns. `group-exists`, `stale-epoch`, `stale-revision`. */
   declareGroup(name: string, request: DeclareGroup, caller: Caller): Promise<GroupStatus>;
   /** Retires a target group. `illegal-state` while a view runs a live VM. An unknown group is not an error. */

@@ -3,6 +3,7 @@ import type { Command } from 'commander';
 import { TidemarkError } from '../../core/errors.js';
 import type { Checkpoint } from '../../service/checkpoint-schemas.js';
 import { parseSelector } from '../../service/selector.js';
+import { timeOf } from '../arguments.js';
 import { withSession, type CliContext, type Session } from '../command.js';
 import { applicationText } from '../application-text.js';
 import { formatTable, formatTime } from '../format.js';
@@ -140,10 +141,4 @@ function countOf(text: string): number {
   throw new TidemarkError('request-invalid', `--limit is a number from 1 to 100000, not ${JSON.stringify(text)}`, {
     path: 'limit',
   });
-}
-
-function timeOf(text: string, nowMs: number, path: string): number {
-  const selector = parseSelector(/^\d{10,}$/.test(text) ? `time:${text}` : text, nowMs);
-  if (selector.by === 'time') return selector.timeMs;
-  throw new TidemarkError('request-invalid', `--${path} is a time, not ${JSON.stringify(text)}`, { path });
 }
