@@ -40,6 +40,9 @@ describeVms(
     let mariadb: NumberLog;
     let redis: NumberLog;
     const inGuest = (script: string): Promise<string> => guestExec(site.here.virsh, 'sql', ['/bin/sh', '-c', script]);
+    const inSql = (sql: string): Promise<string> =>
+      inGuest(`/data/program/mariadb --socket=/run/mysqld.sock --batch --skip-column-names --execute='${sql}'`);
+    const dirtyLimit = async (): Promise<number> => Number(await inSql('SELECT @@GLOBAL.innodb_max_dirty_pages_pct'));
 
     beforeAll(async () => {
       site = await SqlSite.boot();
@@ -104,6 +107,7 @@ describeVms(
           `crash: redo ${crashed.redoBytes} bytes, started in ${crashed.mariadbStartMs} and ${crashed.redisStartMs} ms`,
         );
       }
+      expect(await dirtyLimit()).toBe(90);
       expect(Math.max(...redo)).toBeLessThan(1024 * 1024);
       expect(Math.max(...redo.slice(1))).toBeLessThan(Math.min(...crashRedo));
     }, 300_000);
@@ -123,9 +127,12 @@ describeVms(
       });
       tell(`kill -9 of the agent: MariaDB's commits went on after ${seconds(performance.now() - killedMs)} s`);
       await asked;
+      // As if it had been killed a moment before, while dirty pages were driven down.
+      await inSql('SET GLOBAL innodb_max_dirty_pages_pct = @@GLOBAL.innodb_max_dirty_pages_pct / 1000000');
       await inGuest('rm /run/slow');
       await source.start();
       await site.waitProtecting();
+      await waitFor('the limit is restored', async () => (await dirtyLimit()) === 90, { timeoutMs: 60_000 });
       const checkpoint = await site.take();
       expect({ kind: checkpoint.kind, reasons: holdOf(checkpoint).reasons }).toEqual({
         kind: 'application',
