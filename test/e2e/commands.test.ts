@@ -4,6 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
 import type { Checkpoint } from '../../agent/src/service/checkpoint-schemas.js';
 import type { GroupStatus } from '../../agent/src/service/group-schemas.js';
+import type { RpoHistory } from '../../agent/src/service/rpo-schemas.js';
 import type { Operation } from '../../agent/src/service/operation-schemas.js';
 import type { ViewStatus } from '../../agent/src/service/view-schemas.js';
 import { Laboratory } from '../support/laboratory.js';
@@ -50,6 +51,17 @@ describe('checkpoints and views', () => {
     const text = await tidemark(lab, pair.target, 'checkpoints', 'list', pair.group, '--timeline');
     expect(text.code).toBe(0);
     expect(Math.max(...text.stdout.split('\n').map((line) => line.length))).toBeLessThanOrEqual(80);
+  });
+
+  test('the RPO over time is seen at both ends, and drawn', async () => {
+    for (const agent of [pair.source, pair.target])
+      await waitFor('an RPO', async () => {
+        const { slots } = await tidemarkJson<RpoHistory>(lab, agent, 'rpo', pair.group);
+        return slots.some(({ rpoSeconds }) => rpoSeconds !== null);
+      });
+    const { code, stdout } = await tidemark(lab, pair.target, 'rpo', pair.group, '--from', '-2m');
+    expect(code).toBe(0);
+    expect(stdout).toContain('checkpoints every 1.0 s');
   });
 
   test('a view opens fast, is writable and private', async () => {
