@@ -14,7 +14,7 @@ import { hookStep } from './step.js';
 
 const sound = {
   ...{ isMongos: false, clusterRole: '', setName: 'rs0', members: 3, isPrimary: false, isSecondary: true },
-  ...{ engine: 'wiredTiger', journal: true, isLocked: false, dbPath: '/var/lib/mongodb' },
+  ...{ engine: 'wiredTiger', journal: true, isLocked: false, dbPath: '/var/lib/mongodb', version: '7.0.14' },
 };
 const notLocked = 'test> tm-error IllegalOperation fsyncUnlock called when not locked\n';
 
@@ -88,6 +88,8 @@ describe('mongodb', () => {
     ['mongos', { isMongos: true }],
     ['sharded-cluster', { clusterRole: 'shardsvr' }],
     ['storage-engine', { engine: 'inMemory' }],
+    ['version', { version: '7.0.1' }],
+    ['version', { version: '6.0.11' }],
     ['journal-off', { journal: false }],
     ['not-ready', { isSecondary: false }],
     ['primary', { isSecondary: false, isPrimary: true }],
@@ -102,6 +104,8 @@ describe('mongodb', () => {
     for (const facts of [
       { setName: '', members: 0, isPrimary: true, isSecondary: false },
       { members: 1, isPrimary: true, isSecondary: false },
+      { version: '8.0.0-rc1' },
+      { version: '7.0.2' },
     ])
       expect(await hook().prepare(hookStep(server({ facts })))).toEqual({ findings: [] });
     const primary = server({ facts: { isPrimary: true, isSecondary: false } });

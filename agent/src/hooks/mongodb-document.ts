@@ -12,6 +12,7 @@ export const mongodbDocument: HookDocument = {
     mongos: 'It is mongos, not a server with data.',
     'sharded-cluster':
       'The server belongs to a sharded cluster: points of its servers do not fit together while data moves.',
+    version: 'Before MongoDB 7.0.2: a lock has no limit there, and would wait in front of users.',
     'storage-engine': 'Not WiredTiger: what the lock promises is not known.',
     'journal-off': 'The journal is off: writes since the last checkpoint would be lost.',
     'not-ready': 'A member that is neither primary nor secondary (starting, recovering, rolling back).',
@@ -42,7 +43,7 @@ export const mongodbDocument: HookDocument = {
     {
       step: 'quiesce',
       statement: '{ fsync: 1, lock: true, fsyncLockAcquisitionTimeoutMillis: <lockWaitSeconds> }',
-      why: 'ok 1 and lockCount: all is flushed, and writes wait. Files on one volume with their journal may be copied then. A lock not granted in time is an error, and the server gives it up (before MongoDB 7.1: when its client is gone).',
+      why: 'ok 1 and lockCount: all is flushed, and writes wait. Files on one volume with their journal may be copied then. A lock not granted in time is an error, and the server gives it up.',
       source: lock,
     },
     {

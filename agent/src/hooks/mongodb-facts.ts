@@ -15,6 +15,7 @@ export const mongodbFactsSchema = z.object({
   journal: z.boolean(),
   isLocked: z.boolean(),
   dbPath: z.string(),
+  version: z.string().regex(/^\d+\.\d+\.\d+/),
 });
 export type MongodbFacts = z.infer<typeof mongodbFactsSchema>;
 
@@ -26,7 +27,10 @@ print('tm-' + 'facts ' + JSON.stringify({ isMongos: h.msg === 'isdbgrid', cluste
 setName: h.setName || '', members: (h.hosts || []).length + (h.passives || []).length,
 isPrimary: h.isWritablePrimary === true, isSecondary: h.secondary === true, engine: (s.storageEngine || {}).name || '',
 journal: (t.journal || {}).enabled !== false, isLocked: a.runCommand({ currentOp: 1 }).fsyncLock === true,
-dbPath: t.dbPath || '/data/db' }));`.replaceAll('\n', ' ');
+dbPath: t.dbPath || '/data/db', version: s.version }));`.replaceAll('\n', ' ');
+
+/** From here on a lock can be given a limit; without one it would wait in front of users. */
+const versionMin = [7, 0, 2];
 
 export function findingsOf(facts: MongodbFacts, { lockPrimary }: HookSettingsOf<'mongodb'>): Finding[] {
   const { isMongos, clusterRole, setName, members, isPrimary, isSecondary, engine, journal, isLocked } = facts;
@@ -38,6 +42,8 @@ export function findingsOf(facts: MongodbFacts, { lockPrimary }: HookSettingsOf<
       'sharded-cluster',
       `the server is ${clusterRole} of a sharded cluster, whose balancer moves data between servers`,
     );
+  if (isBefore(facts.version, versionMin))
+    find('version', `the server is MongoDB ${facts.version}, whose lock would wait without limit; 7.0.2 or later`);
   if (engine !== 'wiredTiger') find('storage-engine', `the storage engine is ${engine || 'unknown'}, not wiredTiger`);
   if (!journal) find('journal-off', 'storage.journal.enabled is false; set it true');
   if (setName !== '' && !isPrimary && !isSecondary)
@@ -51,4 +57,10 @@ export function findingsOf(facts: MongodbFacts, { lockPrimary }: HookSettingsOf<
 /** The journal may be a link to another disk. */
 export function pathsOf({ dbPath }: MongodbFacts): string[] {
   return [dbPath, posix.join(dbPath, 'journal')];
+}
+
+function isBefore(version: string, limit: readonly number[]): boolean {
+  const parts = version.split(/[.-]/).map(Number);
+  const at = limit.findIndex((part, index) => parts[index] !== part);
+  return at >= 0 && !(parts[at]! > limit[at]!);
 }

@@ -45,4 +45,4 @@ export const mongodbSettingsSchema = z
     path: ['passwordFile'],
     message: 'give user and passwordFile, or neither',
   })
-  .describe('MongoDB 4.4 or later with WiredTiger: a standalone server or a member of a replica set');
+  .describe('MongoDB 7.0.2 or later with WiredTiger: a standalone server or a member of a replica set');
