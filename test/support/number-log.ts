@@ -14,6 +14,7 @@ import { waitFor } from './wait.js';
 
 /** The guest's one processor has something left for the hooks. */
 const betweenMs = 20;
+const answerMs = 10_000;
 
 /** One connection: a line to the database, and the line that acknowledges it. */
 interface Asker {
@@ -80,7 +81,10 @@ export class NumberLog {
 
   async stop(): Promise<void> {
     this.#stopped = true;
+    // A guest that hangs answers never.
+    const timer = setTimeout(() => this.asker.close(), answerMs);
     await this.#running;
+    clearTimeout(timer);
     this.asker.close();
     if (this.#failure !== undefined) throw this.#failure;
   }
