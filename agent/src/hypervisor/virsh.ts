@@ -37,7 +37,12 @@ export class Virsh {
   /** What virsh printed. Throws `hypervisor-failed` with its words, or `timed-out`. */
   run(args: readonly string[], { timeoutMs = timeoutMsDefault, signal }: VirshCall = {}): Promise<string> {
     const { file, args: line } = this.commandLine(args);
-    const options = { timeout: Math.ceil(timeoutMs), killSignal: 'SIGKILL', maxBuffer: outputBytesMax, signal } as const;
+    const options = {
+      timeout: Math.ceil(timeoutMs),
+      killSignal: 'SIGKILL',
+      maxBuffer: outputBytesMax,
+      signal,
+    } as const;
     return new Promise((resolve, reject) => {
       execFile(file, line, options, (error, stdout, stderr) => {
         if (error === null) resolve(stdout);
