@@ -203,24 +203,16 @@ describe('sap-hana', () => {
   });
 
   test('in a hold that another hook fails, its snapshot is closed as no backup', async () => {
-    const guest = system({
-      first: [
-        { on: / arm tidemark-deadman-/, answer: 'armed 77\n' },
-        { on: / cancel tidemark-deadman-/, answer: 'unfired\n' },
-        { on: /tidemark-release/, errors: 'no\n', exitCode: 1 },
-        { on: /timer unfired/ },
-      ],
-    });
-    const settings = [
-      { kind: 'sap-hana', sid: 'HDB' },
-      { kind: 'command', quiesce: ['false'], release: ['true'] },
-    ].map((each) => hookSettingsSchema.parse(each));
+    const guest = system({ first: [{ on: / psql /, errors: 'psql: error: connection refused\n', exitCode: 2 }] });
+    const settings = [{ kind: 'sap-hana', sid: 'HDB' }, { kind: 'postgresql' }].map((each) =>
+      hookSettingsSchema.parse(each),
+    );
     const { reasons } = await holdAndMark({
       guests: [{ ...hookStep(guest), vm: 'erp', tier: 1, settings, close: () => undefined }],
       ...{ id: 'a1', clock: nodeClock, holdMsMax: 2000, signal: new AbortController().signal },
       ...{ mark: () => 1, capturedBytes: () => 0 },
     });
-    expect(reasons).toMatchObject([{ vm: 'erp', step: 'quiesce', code: 'hook-failed' }]);
+    expect(reasons).toMatchObject([{ vm: 'erp', step: 'prepare', code: 'hook-failed' }]);
     expect({ violations: guest.violations, state: guest.state }).toEqual({ violations: [], state: 'closed' });
   });
 });
