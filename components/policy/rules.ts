@@ -93,6 +93,9 @@ export function belowClass(resources: readonly StackResource[], { classes }: Pac
   });
 }
 
+/** Hooks of a whole guest, not of a database in it. */
+const wholeGuest = ['fsfreeze', 'windows'];
+
 /** VMs that the label `databases` names, separated by commas. */
 export function databasesWithoutHooks(resources: readonly StackResource[]): Finding[] {
   return groupsOf(resources).flatMap((resource) => {
@@ -100,7 +103,7 @@ export function databasesWithoutHooks(resources: readonly StackResource[]): Find
     const hooked = resources
       .filter(({ type, props }) => type === sourceType && text(props, 'name') === text(resource.props, 'name'))
       .flatMap(({ props }) => list(props, 'capture', 'hooks', 'vms'))
-      .filter((vm) => list(vm, 'hooks').some((hook) => text(hook, 'kind') !== 'fsfreeze'))
+      .filter((vm) => list(vm, 'hooks').some((hook) => !wholeGuest.includes(text(hook, 'kind') ?? '')))
       .map((vm) => text(vm, 'vm'));
     return databases
       .filter((vm) => vm !== '' && !hooked.includes(vm))

@@ -60,7 +60,8 @@ test('a database has a hook of its own', () => {
   expect(messages(databasesWithoutHooks([group({ labels }), source('postgresql', 'fsfreeze')]))).toEqual([
     expect.stringContaining('crm'),
   ]);
-  expect(databasesWithoutHooks([group({ labels }), source('fsfreeze')])).toHaveLength(2);
+  for (const kinds of [['fsfreeze'], ['windows', 'fsfreeze']])
+    expect(databasesWithoutHooks([group({ labels }), source(...kinds)])).toHaveLength(2);
 });
 
 test('sites are apart', () => {
