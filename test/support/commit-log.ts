@@ -3,6 +3,7 @@
  * when each was sent and acknowledged. So what a checkpoint must have, and must not have, is known from outside.
  */
 import { spawn, type ChildProcessWithoutNullStreams } from 'node:child_process';
+import { readlinkSync } from 'node:fs';
 import { createInterface, type Interface } from 'node:readline';
 import type { Virsh } from '../../agent/src/hypervisor/virsh.js';
 import type { Processes } from './processes.js';
@@ -16,7 +17,8 @@ export interface Commit {
   readonly acknowledgedMs: number;
 }
 
-const hostAddress = '10.77.0.250';
+/** In a network namespace of its own: other tests of this host have guests with the same addresses. */
+const clientAddress = '10.77.0.250';
 const database = '10.77.0.2';
 /** Above what the client in the other VM writes. */
 export const firstNumber = 1_000_000_000;
@@ -36,11 +38,10 @@ export class CommitLog {
   /** Commits until stopped; resolves when the first is acknowledged. `padBytes`: of each row, about. */
   static async start(processes: Processes, virsh: Virsh, { padBytes = 256 } = {}): Promise<CommitLog> {
     const bridge = /<bridge name='([^']*)'/.exec(await virsh.run(['net-dumpxml', network]))?.[1] ?? '';
-    await processes.run('ip', ['address', 'replace', `${hostAddress}/32`, 'dev', bridge]);
-    await processes.run('ip', ['route', 'replace', `${database}/32`, 'dev', bridge, 'src', hostAddress]);
-    const child = spawn('psql', ['-XAtq', '-h', database, '-U', 'postgres', 'postgres'], {
-      env: { ...process.env, PGCONNECT_TIMEOUT: '20' },
-    });
+    const psql = `read -r _; exec psql -XAtq -h ${database} -U postgres postgres`;
+    const child = spawn('unshare', ['--net', 'sh', '-c', psql], { env: { ...process.env, PGCONNECT_TIMEOUT: '20' } });
+    await plugIn(processes, child.pid!, bridge);
+    child.stdin.write('\n');
     const log = new CommitLog(child);
     log.#running = log.#run(padBytes);
     await waitFor('a commit from outside', () => log.commits.length > 0, { timeoutMs: 60_000 });
@@ -66,3 +67,17 @@ export class CommitLog {
     }
   }
 }
+
+/** Gives the process's own network namespace a link to the bridge; it goes with the namespace. */
+async function plugIn(processes: Processes, pid: number, bridge: string): Promise<void> {
+  await waitFor('a network namespace', () => namespaceOf(pid) !== namespaceOf('self'));
+  const port = `tm-c${pid}`;
+  await processes.run('ip', ['link', 'add', port, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', String(pid)]);
+  await processes.run('ip', ['link', 'set', port, 'master', bridge, 'up']);
+  const inside = (...args: string[]): Promise<string> =>
+    processes.run('nsenter', ['--target', String(pid), '--net', 'ip', ...args]);
+  await inside('address', 'add', `${clientAddress}/24`, 'dev', 'eth0');
+  await inside('link', 'set', 'eth0', 'up');
+}
+
+const namespaceOf = (pid: number | 'self'): string => readlinkSync(`/proc/${pid}/ns/net`);

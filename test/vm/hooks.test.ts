@@ -99,12 +99,15 @@ describeVms(`application checkpoints of two real VMs${reason === undefined ? '' 
       );
     }
     const crashRedo: number[] = [];
+    const journalsReplayed: number[] = [];
     const sample = crashes.filter(({ attributes }) => attributes['application'] === undefined).slice(0, 3);
     for (const [index, { id }] of sample.entries()) {
       const inside = await lookInto(sites, `crash-${index}`, { db: id });
-      expect(inside.journalsReplayed).toBeGreaterThan(0);
+      journalsReplayed.push(inside.journalsReplayed);
       crashRedo.push(inside.redoBytes);
     }
+    // One of them may have been made while nothing was in the journals: within a hold, or just after it.
+    expect(Math.max(...journalsReplayed)).toBeGreaterThan(0);
     tell(
       `redo: application ${redo.join(', ')} bytes; crash ${crashRedo.join(', ')} bytes, median ${median(crashRedo)}`,
     );
