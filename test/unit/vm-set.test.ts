@@ -147,6 +147,34 @@ describe('VMs of an operation', () => {
     ]);
   });
 
+  test('what a hook must do after a recovery is done before the checks; until it has succeeded nothing later boots', async () => {
+    const driver = new FakeDriver();
+    const ran: string[] = [];
+    let begins = false;
+    driver.guest = (_vm, command, args) => {
+      if (command === 'guest-exec') ran.push(JSON.stringify(args).includes('begin') ? 'begin' : 'check');
+      if (command !== 'guest-exec-status') return { pid: 7 };
+      return begins || ran.at(-1) === 'check' ? { exited: true, exitcode: 0 } : { exited: true, exitcode: 1 };
+    };
+    const command = { kind: 'command', quiesce: ['true'], release: ['true'], afterRecovery: ['begin'] };
+    const set = prepared(driver, [
+      {
+        ...{ vm: 'db', hooks: [{ kind: 'fsfreeze' }, { ...command, prepareSeconds: 1 }] },
+        readiness: [{ kind: 'command', command: ['true'] }],
+      },
+      { vm: 'app', wave: 2 },
+    ]);
+    const failed = await set.boot(plan, now);
+    expect(failedChecks(failed)).toMatch(
+      /^db: afterRecovery command after \d+ s: .* ended with 1.*; not started: app$/,
+    );
+    expect(ran).toEqual(['begin']);
+    begins = true;
+    expect(failedChecks(await set.boot(plan, now))).toBeUndefined();
+    expect(ran).toEqual(['begin', 'begin', 'check']);
+    expect(driver.asked).toContain('start app');
+  });
+
   test('what is refused, is refused before anything changes, with its property', async () => {
     const driver = new FakeDriver();
     const check = (vms: object[], extra: Partial<VmPlan> = {}): Promise<unknown> =>
