@@ -1,14 +1,18 @@
-/** Where an appliance keeps journals and replicas: a directory of its host, or a block device of its own. Never replaced. */
+/**
+ * Where an appliance keeps journals and replicas: a directory of its host, or a block device of its own. Never replaced. The
+ * file `owner` beside the data says whose it is: only that resource deletes it.
+ */
 import { z } from 'zod';
-import { isTidemarkError } from '../agent-client.js';
+import { isTidemarkError, TidemarkError } from '../agent-client.js';
+import type { Host } from '../appliance/host.js';
 import { openHost, identityOf } from '../appliance/open-host.js';
 import { prepareVolume, releaseVolume, volumeUuid } from '../appliance/journal-volume.js';
-import { sh } from '../appliance/scripts.js';
+import { readFile, sh, writeFile } from '../appliance/scripts.js';
 import { hostChanged, hostGone } from './appliance-hosts.js';
 import { targetJournalSchema, type TargetJournalInputs } from './appliance-inputs.js';
 import { asItWas, unchanged } from './appliance-certificates.js';
 import { isKnown } from './check.js';
-import { newOwner } from './owner.js';
+import { newOwner, renamed, urnOf } from './owner.js';
 import type { ResourceKind } from './resource.js';
 import { unknown, type Properties } from './values.js';
 
@@ -24,12 +28,13 @@ export const targetJournal: ResourceKind = {
     dataDirectory: z.string().describe('For the appliance'),
     mountPoint: z.string().describe('For the appliance; empty without a device'),
     volume: z.string().describe('UUID of the file system on the device; empty without one'),
-    owner: z.string(),
+    owner: z.string().describe('URN of the resource that it belongs to, and a token of its create'),
   }),
   check: (inputs, before) => [
     ...unchanged(targetJournalSchema, inputs, before, fixed, why),
     ...hostChanged(inputs, before),
   ],
+  changes: (urn, { owner }) => new Map(typeof owner === 'string' && urnOf(owner) !== urn ? [['owner', 'update']] : []),
 
   async create(given, { urn, preview, existed, tell }) {
     if (!isKnown(given)) return { id: '', outputs: { ...given, ...planned(given), volume: unknown, owner: unknown } };
@@ -46,14 +51,28 @@ export const targetJournal: ResourceKind = {
     await using host = await openHost(inputs.host);
     const volume = inputs.device === undefined ? '' : volumeUuid(`${urn} ${inputs.device}`);
     if (inputs.device !== undefined) await prepareVolume(host, volumeOf(inputs, volume));
+    const found = await ownerOn(host, inputs.directory);
+    if (found !== undefined && urnOf(found) !== urn) throw ofAnother(host, inputs.directory, found);
     const make = 'umask 077; mkdir -p "$1/data" && chmod 0700 "$1" "$1/data"';
     await sh(host, `making ${inputs.directory}`, make, [inputs.directory]);
+    await writeFile(host, ownerFile(inputs.directory), `${owner}\n`, '0600');
     return {
       id: `${identityOf(inputs.host)}:${inputs.directory}`,
       outputs: { ...given, ...planned(given), volume, owner },
     };
   },
-  update: async (_id, before, given) => ({ ...before, ...given, ...planned(given) }),
+  async update(_id, before, given, { urn, preview }) {
+    const previous = String(before['owner']);
+    const owner = renamed(previous, urn);
+    if (owner !== previous && !preview && isKnown(given)) {
+      const { host: place, directory } = targetJournalSchema.parse(given);
+      await using host = await openHost(place);
+      const found = await ownerOn(host, directory);
+      if (found !== undefined && found !== previous && found !== owner) throw ofAnother(host, directory, found);
+      await writeFile(host, ownerFile(directory), `${owner}\n`, '0600');
+    }
+    return { ...before, ...given, ...planned(given), owner };
+  },
   // What it holds is the agent's to tell.
   read: (id, before, inputs) => Promise.resolve(asItWas('a journal', id, before, inputs)),
 
@@ -63,7 +82,16 @@ export const targetJournal: ResourceKind = {
     const data = forceDestroy ? 'remove' : 'keep';
     try {
       await using host = await openHost(inputs.host);
+      const found = await ownerOn(host, directory);
+      if (found !== undefined && found !== before['owner']) {
+        await call.tell.say(
+          'info',
+          `The journals in ${directory} on ${host.name} stay: they belong to ${urnOf(found)}.`,
+        );
+        return;
+      }
       if (forceDestroy) await sh(host, `deleting ${directory}/data`, 'rm -rf "$1/data"', [directory]);
+      await sh(host, `leaving ${directory}`, 'rm -f "$1"', [ownerFile(directory)]);
       if (inputs.device !== undefined) await releaseVolume(host, volumeOf(inputs, String(before['volume'])), data);
       else await sh(host, `leaving ${directory}`, 'rmdir "$1" 2>/dev/null; true', [directory]);
       if (!forceDestroy) await call.tell.say('info', `The journals in ${directory} stay on ${host.name}.`);
@@ -73,6 +101,21 @@ export const targetJournal: ResourceKind = {
     }
   },
 };
+
+const ownerFile = (directory: string): string => `${directory}/owner`;
+
+/** Undefined: nobody, or one of a package that did not write it yet. */
+async function ownerOn(host: Host, directory: string): Promise<string | undefined> {
+  return (await readFile(host, ownerFile(directory)))?.trim();
+}
+
+function ofAnother(host: Host, directory: string, owner: string): TidemarkError {
+  return new TidemarkError(
+    'host-failed',
+    `${directory} on ${host.name} is the journal of ${urnOf(owner)}. Give the resource its old name in \`aliases\` or take another directory; when that stack is gone for good, delete ${ownerFile(directory)}.`,
+    { path: 'directory' },
+  );
+}
 
 function planned({ directory, device }: Properties): Properties {
   return {
