@@ -50,6 +50,8 @@ import { viewExportName } from './runtime/exports.js';
 import { GuestProbes } from './runtime/guest-probes.js';
 import { HealthChecks } from './runtime/health.js';
 import { HoldRecords } from './runtime/hold-records.js';
+import { HoldShares } from './runtime/hold-shares.js';
+import { JointCheckpoints } from './runtime/joint-checkpoints.js';
 import { KeyFiles } from './runtime/key-files.js';
 import { idleShareMeter, throttleSchedule, turnScheduler } from './runtime/machine.js';
 import { ZstdThread } from './runtime/zstd-thread.js';
@@ -117,6 +119,8 @@ class Agent {
   private readonly sourceOperations = new SourceOperations(nodeClock);
   private readonly stops: SourceStops;
   private readonly applications: ApplicationCheckpoints;
+  private readonly shares: HoldShares;
+  private readonly joint: JointCheckpoints;
   private readonly schedules: CheckpointSchedules;
   private readonly probes: GuestProbes;
   private readonly peers: PeerClients;
@@ -250,8 +254,10 @@ class Agent {
     });
     this.applications = new ApplicationCheckpoints({
       records: new HoldRecords(storage, `${dataDirectory}/holds`),
-      ...{ sources: this.sources, vms: this.vms, clock: nodeClock, random: nodeRandom, events },
+      ...{ sources: this.sources, vms: this.vms, clock: nodeClock, random: nodeRandom, events, peers: this.peers },
     });
+    this.shares = new HoldShares({ applications: this.applications, vms: this.vms, clock: nodeClock });
+    this.joint = new JointCheckpoints({ peers: this.peers, clock: nodeClock, random: nodeRandom, events });
     this.probes = new GuestProbes({
       ...{ sources: this.sources, vms: this.vms, clock: nodeClock },
       isBusy: (group) => this.applications.isRunning(group),
@@ -348,6 +354,7 @@ class Agent {
     await this.stopProbes?.();
     await this.stopSchedules?.();
     await this.schedules.close();
+    await this.joint.close();
     await this.applications.close();
     await this.stops.close();
     await this.sources.drain(AbortSignal.timeout(this.config.drainSeconds * 1000));
@@ -451,6 +458,8 @@ class Agent {
       declaredPeers: this.declaredPeers,
       stops: this.stops,
       applications: this.applications,
+      shares: this.shares,
+      joint: this.joint,
       peerClients: this.peers,
       takeOvers: this.takeOvers,
       vms: this.vms,

@@ -35,15 +35,19 @@ export class CommitLog {
     this.#lines = createInterface({ input: child.stdout });
   }
 
-  /** Commits until stopped; resolves when the first is acknowledged. `padBytes`: of each row, about. */
-  static async start(processes: Processes, virsh: Virsh, { padBytes = 256 } = {}): Promise<CommitLog> {
+  /** Commits until stopped; resolves when the first is acknowledged. `padBytes`: of each row, about; `from`: not used before. */
+  static async start(
+    processes: Processes,
+    virsh: Virsh,
+    { padBytes = 256, from = firstNumber } = {},
+  ): Promise<CommitLog> {
     const bridge = /<bridge name='([^']*)'/.exec(await virsh.run(['net-dumpxml', network]))?.[1] ?? '';
     const psql = `read -r _; exec psql -XAtq -h ${database} -U postgres postgres`;
     const child = spawn('unshare', ['--net', 'sh', '-c', psql], { env: { ...process.env, PGCONNECT_TIMEOUT: '20' } });
     await plugIn(processes, child.pid!, bridge);
     child.stdin.write('\n');
     const log = new CommitLog(child);
-    log.#running = log.#run(padBytes);
+    log.#running = log.#run(padBytes, from);
     await waitFor('a commit from outside', () => log.commits.length > 0, { timeoutMs: 60_000 });
     return log;
   }
@@ -55,9 +59,9 @@ export class CommitLog {
     this.#child.kill('SIGKILL');
   }
 
-  async #run(padBytes: number): Promise<void> {
+  async #run(padBytes: number, from: number): Promise<void> {
     const answers = this.#lines[Symbol.asyncIterator]();
-    for (let number = firstNumber; !this.#stopped; number++) {
+    for (let number = from; !this.#stopped; number++) {
       const sentMs = Date.now();
       const pad = `repeat(md5('${number}'), ${Math.ceil(padBytes / 32)})`;
       this.#child.stdin.write(`insert into numbers (number, pad) values (${number}, ${pad}) returning number;\n`);

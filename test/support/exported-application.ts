@@ -11,6 +11,8 @@ import type { TwoTierSites } from './two-tier-sites.js';
 export interface CheckedCheckpoints {
   readonly db: string;
   readonly client?: string;
+  /** Of another group than usual. */
+  readonly of?: string;
 }
 
 const dbDisks = ['db-vdb', 'db-vdc'];
@@ -42,7 +44,7 @@ export interface Inside {
 export async function lookInto(
   sites: TwoTierSites,
   id: string,
-  { db, client = db }: CheckedCheckpoints,
+  { db, client = db, of }: CheckedCheckpoints,
 ): Promise<Inside> {
   const { lab, image } = sites;
   const directory = mkdtempSync(lab.path('export-'));
@@ -52,7 +54,8 @@ export async function lookInto(
     const exportOf = (name: string, checkpoint: string, disks: readonly string[]): Promise<unknown> => {
       mkdirSync(join(directory, name));
       const at = { by: 'id', checkpoint };
-      return sites.run(`${id}-${name}`, 'export', { at, format: 'raw', directory: join(directory, name), disks });
+      const args = { at, format: 'raw', directory: join(directory, name), disks };
+      return sites.run(`${id}-${name}`, 'export', args, of === undefined ? {} : { of });
     };
     await exportOf('db', db, client === db ? [...dbDisks, clientDisk] : dbDisks);
     if (client !== db) await exportOf('client', client, [clientDisk]);

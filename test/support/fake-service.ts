@@ -240,6 +240,9 @@ export class FakeService implements AgentService {
     this.checkpointList.push(checkpoint);
     return checkpoint;
   }
+  async holdStep(group: string): Promise<never> {
+    throw new TidemarkError('group-unknown', `No source group ${group}.`, { path: 'group' });
+  }
   async vms(): Promise<VmList> {
     const disk = { sizeBytes: 1024 ** 3, format: 'raw', source: '/dev/vg/db', group: null, disk: null };
     const disks = [

@@ -30,12 +30,13 @@ const drain = {
   releaseAfterSeconds: holdSecondsMax + 6,
 };
 
-const hooks = (drained: boolean): object => ({
+/** Of both VMs, or of some. */
+export const hooks = ({ drained = false, vms = ['client', 'db'] }): object => ({
   holdSecondsMax,
   vms: [
     { vm: 'client', tier: 1, hooks: [...(drained ? [drain] : []), { kind: 'fsfreeze' }] },
     { vm: 'db', tier: 2, hooks: [{ kind: 'postgresql', host: '/run', psql: '/run/psql' }, { kind: 'fsfreeze' }] },
-  ],
+  ].filter(({ vm }) => vms.includes(vm)),
 });
 
 /** Both VMs run, are protected, and have hooks. */
@@ -44,7 +45,7 @@ export async function bootHookedSites({ drained = false } = {}): Promise<TwoTier
   try {
     const { source, here } = sites;
     const config = JSON.parse(readFileSync(source.configFile, 'utf8')) as { sourceGroups: { hooks?: object }[] };
-    config.sourceGroups[0]!.hooks = hooks(drained);
+    config.sourceGroups[0]!.hooks = hooks({ drained });
     writeFileSync(source.configFile, JSON.stringify(config));
     await waitApplication(here.virsh);
     const script = `cat >/run/psql <<'END'\n${slowPsql}END\nchmod 755 /run/psql`;
@@ -75,6 +76,7 @@ const holdSchema = z.object({
       facts: z.record(z.string(), z.unknown()),
     }),
   ),
+  agents: z.array(z.string()).optional(),
   reasons: z.array(z.object({ vm: z.string(), step: z.string(), code: z.string(), reason: z.string() })).default([]),
 });
 export type Hold = z.infer<typeof holdSchema>;

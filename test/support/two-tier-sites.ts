@@ -50,6 +50,13 @@ export interface SitesOptions {
   readonly named?: { readonly source: string; readonly target: string };
 }
 
+interface RunOptions {
+  readonly at?: AgentHandle;
+  /** Another group than `group`. */
+  readonly of?: string;
+  readonly onChange?: (operation: Operation) => void;
+}
+
 export class TwoTierSites implements AsyncDisposable {
   readonly lab: Laboratory;
   readonly image: GuestImage;
@@ -141,9 +148,9 @@ export class TwoTierSites implements AsyncDisposable {
     id: string,
     kind: OperationRequest['kind'],
     args: object,
-    { at = this.target, onChange }: { at?: AgentHandle; onChange?: (operation: Operation) => void } = {},
+    { at = this.target, of = group, onChange }: RunOptions = {},
   ): Promise<Operation> {
-    await at.client.startOperation(id, { kind, group, arguments: args } as OperationRequest);
+    await at.client.startOperation(id, { kind, group: of, arguments: args } as OperationRequest);
     const done = await at.client.waitOperation(id, onChange, AbortSignal.timeout(operationTimeoutMs));
     if (done.state !== 'succeeded') throw new Error(`${kind} ${id}: ${done.state} ${JSON.stringify(done.error)}`);
     return done;

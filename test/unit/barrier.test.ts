@@ -57,6 +57,29 @@ describe('a barrier over agents that are far away', () => {
     });
   });
 
+  test('ends at once, and lets the others go, when an agent can place no mark', async () => {
+    const scheduler = new SimScheduler();
+    const clock = new SimClock(scheduler, { monotonicStartMs: 0, wallOffsetMs: () => 0, isAlive: () => true });
+    const coordinator = new BarrierCoordinator(clock);
+    const released: number[] = [];
+    const participants = [0, 1].map((stream): BarrierParticipant => ({
+      ...{ stream, incarnation: 1 },
+      hold: ({ barrier }) =>
+        clock.after(5, () =>
+          stream === 0 ? coordinator.held(stream, barrier, 7) : coordinator.released(stream, barrier, false),
+        ),
+      release: () => released.push(stream),
+    }));
+    const request = { barrier: 'b', checkpoint: { id: 'c', kind: 'crash' as const }, holdMsMax: 1000 };
+    const done = coordinator.run(request, participants, 2000).catch((error: unknown) => {
+      expect(clock.monotonicMs()).toBeLessThan(100);
+      return String(error);
+    });
+    await scheduler.run();
+    expect(await done).toContain('stream 1 can place no mark now');
+    expect(released).toEqual([0, 1]);
+  });
+
   test('a person sets holdMsMax, up to a second', () => {
     const spec = { streams: ['a'], disks: [{ name: 'd', sizeBytes: 512, stream: 'a' }], history: {} };
     const settings = settingsOf(targetGroupSpecSchema.parse({ ...spec, holdMsMax: 240 }), {

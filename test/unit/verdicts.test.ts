@@ -4,7 +4,7 @@ import type { Session } from '../../agent/src/link/session.js';
 import { Verdicts } from '../../agent/src/link/verdicts.js';
 import type { Verdict } from '../../agent/src/stream/messages.js';
 import { listCheckpoints } from '../../agent/src/target/checkpoints.js';
-import type { ManifestRecord } from '../../agent/src/target/manifest-records.js';
+import { coordinatorStream, type ManifestRecord } from '../../agent/src/target/manifest-records.js';
 import { applyRecord, emptyState, type ManifestState } from '../../agent/src/target/manifest.js';
 
 const mark = (id: string, more: Partial<JournalMark['mark']> = {}): JournalMark => ({
@@ -43,6 +43,20 @@ describe('a provisional mark', () => {
     expect(kinds(verdict('b', true))).toEqual(['crash']);
     expect(kinds(verdict('a', true, 1))).toEqual(['crash']);
     expect(kinds(verdict('a', false), verdict('a', true))).toEqual(['crash']);
+  });
+
+  test('over several streams is judged by the target alone', () => {
+    const both = [mark('a', { barrier: 'b1' }), { ...mark('a', { barrier: 'b1' }), stream: 1 }];
+    const vector = { 0: { incarnation: 1, sequence: 7 }, 1: { incarnation: 1, sequence: 7 } };
+    const barrier: ManifestRecord = { type: 'barrier', checkpoint: 'a', barrier: 'b1', vector };
+    const kinds = (...records: ManifestRecord[]): string[] =>
+      listCheckpoints(both, state(barrier, ...records)).map(({ kind }) => kind);
+    expect(kinds()).toEqual(['crash']);
+    expect(kinds(verdict('a', true))).toEqual(['crash']);
+    expect(kinds(verdict('a', true, coordinatorStream))).toEqual(['application']);
+    expect(kinds(verdict('a', false, coordinatorStream))).toEqual(['crash']);
+    const alone = listCheckpoints([mark('a')], state(verdict('a', true, coordinatorStream)));
+    expect(alone.map(({ kind }) => kind)).toEqual(['crash']);
   });
 
   test('is judged also after it was promoted', () => {

@@ -11,6 +11,7 @@ import { CommitLog, firstNumber } from '../support/commit-log.js';
 import { lookInto } from '../support/exported-application.js';
 import { guestExec } from '../support/guest-agent.js';
 import { bootHookedSites, holdOf, holdSecondsMax } from '../support/hooked-sites.js';
+import { jointGroup, splitSites } from '../support/split-sites.js';
 import { checkApplication, waitApplication } from '../support/two-tier.js';
 import { group, pairOf, type TwoTierSites } from '../support/two-tier-sites.js';
 import { whyNoVms } from '../support/vm-host.js';
@@ -173,4 +174,53 @@ describeVms(`application checkpoints of two real VMs${reason === undefined ? '' 
     expect({ missing, some: acknowledged > 0 }).toEqual({ missing: [], some: true });
     await sites.run('drill-stop', 'drill-stop', { drill: 'drill' });
   }, 300_000);
+
+  test('each VM at an agent of its own: held together by the target, or nobody is', async () => {
+    const { here, lab, target, source } = sites;
+    const second = await splitSites(sites);
+    const log = await CommitLog.start(lab.processes, here.virsh, { from: 1.5 * firstNumber });
+    const taken = [
+      await target.client.createCheckpoint(jointGroup, { label: 'at-target' }),
+      await source.client.createCheckpoint(jointGroup, { label: 'at-source' }),
+    ];
+    const enough = log.commits.length + 20;
+    await waitFor('commits after it', () => log.commits.length > enough, { timeoutMs: 60_000 });
+    await log.stop();
+    for (const [index, checkpoint] of taken.entries()) {
+      const { reasons, agents, vms, heldFromMs, holdMs, markUs } = holdOf(checkpoint);
+      expect({ kind: checkpoint.kind, reasons, agents }).toEqual({
+        ...{ kind: 'application', reasons: [], agents: ['source', 'second'] },
+      });
+      expect(vms.map(({ vm }) => vm).sort()).toEqual(['client', 'db']);
+      const inside = await lookInto(sites, `joint-${index}`, { db: checkpoint.id, of: jointGroup });
+      const present = new Set(inside.present);
+      const missing = log.commits.filter((each) => each.acknowledgedMs < heldFromMs && !present.has(each.number));
+      const tooLate = log.commits.filter((each) => each.sentMs > heldFromMs + holdMs && present.has(each.number));
+      const committed = inside.present.filter((number) => number < firstNumber).length;
+      expect({ missing, tooLate, committed, journals: inside.journalsReplayed }).toEqual({
+        ...{ missing: [], tooLate: [], committed: inside.acknowledged.length, journals: 0 },
+      });
+      tell(`two agents: held ${holdMs} ms, marked in ${markUs} us, redo ${inside.redoBytes} bytes`);
+    }
+    await inGuest('db', 'touch /run/slow');
+    const asked = target.client.createCheckpoint(jointGroup, { kind: 'application' }).catch((error: unknown) => error);
+    await waitFor('the client is frozen', async () => (await frozenState(here.virsh, 'client')) === 'frozen', {
+      timeoutMs: 60_000,
+      everyMs: 50,
+    });
+    await second.kill();
+    const answer = await asked;
+    tell(`an agent killed while it held: ${answer instanceof Error ? answer.message : (answer as Checkpoint).kind}`);
+    expect(answer).not.toMatchObject({ kind: 'application' });
+    await inGuest('db', 'rm /run/slow');
+    await second.start();
+    await waitFor('the guest agent knows', async () => (await frozenState(here.virsh, 'client')) === 'thawed', {
+      timeoutMs: 30_000,
+    });
+    await waitFor(
+      'held together again',
+      async () => (await target.client.createCheckpoint(jointGroup, { kind: 'application' })).kind === 'application',
+      { timeoutMs: 120_000, everyMs: 1000 },
+    );
+  }, 600_000);
 });

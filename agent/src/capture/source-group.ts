@@ -90,6 +90,8 @@ export class SourceGroup implements LinkGroup {
   /** Time a mark took, and from the moment it was due to its sequence. */
   readonly markDuration = new Histogram();
   readonly markLateness = new Histogram();
+  /** Of the newest mark, in microseconds. */
+  lastMarkUs = 0;
   private readonly options: SourceGroupOptions;
   private readonly time: SourceTime;
   private readonly gate: AckGate;
@@ -337,7 +339,8 @@ export class SourceGroup implements LinkGroup {
 
   hold(link: SourceLink, hold: Hold): GivenMark | undefined {
     const { id, kind, label, attributes } = hold.checkpoint;
-    const mark = this.place(link, { id, kind, label, attributes, barrier: hold.barrier });
+    const provisional = kind === 'application';
+    const mark = this.place(link, { id, kind, label, attributes, provisional, barrier: hold.barrier });
     if (mark !== undefined) this.gate.hold(hold.barrier, hold.holdMsMax);
     return mark;
   }
@@ -388,7 +391,8 @@ export class SourceGroup implements LinkGroup {
     const mark = link.mark(request);
     if (mark === undefined) return undefined;
     this.markCount++;
-    this.markDuration.add((this.options.clock.monotonicMs() - startMs) * 1000);
+    this.lastMarkUs = (this.options.clock.monotonicMs() - startMs) * 1000;
+    this.markDuration.add(this.lastMarkUs);
     return mark;
   }
 }

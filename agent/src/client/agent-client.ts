@@ -42,6 +42,7 @@ import {
   type restoreGroupSchema,
   type RetiredGroup,
 } from '../service/group-spec.js';
+import { holdShareSchema, type HoldShareState, type HoldStepRequest } from '../service/hold-schemas.js';
 import {
   operationPageSchema,
   operationSchema,
@@ -61,6 +62,8 @@ const waitSeconds = 25;
 const slowMs = 65_000;
 /** An application checkpoint prepares, holds and proves first. */
 const quiesceMs = 240_000;
+/** As long as a hook may be given for the work before a hold. */
+const prepareMs = 620_000;
 const segment = encodeURIComponent;
 const attachmentsSchema = z.object({ vms: z.array(vmAttachmentSchema) });
 type Query = NonNullable<CallOptions['query']>;
@@ -172,6 +175,11 @@ export class AgentClient {
       body,
       extraMs: quiesceMs,
     });
+  }
+
+  holdStep(group: string, hold: string, body: HoldStepRequest): Promise<HoldShareState> {
+    const path = `/v1/groups/${segment(group)}/holds/${segment(hold)}`;
+    return this.#send('PUT', path, holdShareSchema, { body, extraMs: body.step === 'prepare' ? prepareMs : quiesceMs });
   }
 
   async views(group?: string): Promise<ViewStatus[]> {

@@ -26,6 +26,7 @@ import {
   targetGroupSpecSchema,
 } from '../service/group-spec.js';
 import { operationPageSchema, operationRequestSchema, operationSchema } from '../service/operation-schemas.js';
+import { holdShareSchema, holdStepSchema } from '../service/hold-schemas.js';
 import { rpoHistorySchema } from '../service/rpo-schemas.js';
 import { viewRequestSchema, viewStatusSchema } from '../service/view-schemas.js';
 import { releaseRequestSchema, vmListSchema, vmSchema } from '../service/vm-schemas.js';
@@ -53,6 +54,8 @@ const named: Readonly<Record<string, z.ZodType>> = {
   Event: eventSchema,
   EventPage: eventPageSchema,
   Forecast: forecastSchema,
+  HoldShare: holdShareSchema,
+  HoldStep: holdStepSchema,
   RpoHistory: rpoHistorySchema,
   ForecastRequest: forecastRequestSchema,
   GroupList: groupListSchema,

@@ -16,6 +16,7 @@ import {
   restoreGroupSchema,
   retiredGroupSchema,
 } from '../service/group-spec.js';
+import { holdIdSchema, holdShareSchema, holdStepSchema } from '../service/hold-schemas.js';
 import { nameSchema } from '../service/scalars.js';
 import { rpoHistorySchema, rpoQuerySchema } from '../service/rpo-schemas.js';
 import { parseSelector } from '../service/selector.js';
@@ -173,6 +174,17 @@ export const groupRoutes: readonly Route[] = [
       if (caller.role === 'peer') await visibleGroup(service, caller, params.group);
       return service.createCheckpoint(params.group, body, caller);
     },
+  }),
+  route({
+    id: 'holdStep',
+    method: 'PUT',
+    path: '/v1/groups/{group}/holds/{hold}',
+    summary: "A step of this source agent's share of a hold over several; the target of the group asks for it",
+    roles: peersToo,
+    params: z.strictObject({ group: nameSchema, hold: holdIdSchema }),
+    body: holdStepSchema,
+    reply: holdShareSchema,
+    handle: ({ service, caller, params, body }) => service.holdStep(params.group, params.hold, body, caller),
   }),
   route({
     id: 'views',

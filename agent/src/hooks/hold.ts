@@ -44,7 +44,7 @@ export const deadManSpareMs = 5000;
 /** The tier before is waited for so long before the next one is released, too. */
 const tierMs = 1000;
 /** Before the dead man may fire, nothing is marked any more. */
-const deadManMarginMs = 500;
+export const deadManMarginMs = 500;
 
 export async function holdAndMark<Mark>(options: HoldOptions<Mark>): Promise<HoldOutcome<Mark>> {
   const { clock, holdMsMax, id, signal, capturedBytes, onStep } = options;
@@ -106,13 +106,13 @@ function markNow<Mark>({ mark, clock }: HoldOptions<Mark>): { mark: Mark; markUs
   return { mark: placed, markUs: Math.round((clock.monotonicMs() - startMs) * 1000) };
 }
 
-function tiersOf(vms: readonly HeldVm[]): HeldVm[][] {
+export function tiersOf(vms: readonly HeldVm[]): HeldVm[][] {
   const tiers = [...new Set(vms.map(({ tier }) => tier))].sort((a, b) => a - b);
   return tiers.map((tier) => vms.filter((vm) => vm.tier === tier));
 }
 
 /** All at once; resolves when all held, or as soon as one failed: the others are released without waiting for them. */
-async function firstFailure(vms: readonly HeldVm[], run: (vm: HeldVm) => Promise<void>): Promise<void> {
+export async function firstFailure(vms: readonly HeldVm[], run: (vm: HeldVm) => Promise<void>): Promise<void> {
   const failure = Promise.withResolvers<void>();
   const running = vms.map(async (vm) => {
     await run(vm);
@@ -121,7 +121,7 @@ async function firstFailure(vms: readonly HeldVm[], run: (vm: HeldVm) => Promise
   await Promise.race([Promise.all(running), failure.promise]);
 }
 
-async function releaseInReverse(vms: readonly HeldVm[], clock: Clock): Promise<void> {
+export async function releaseInReverse(vms: readonly HeldVm[], clock: Clock): Promise<void> {
   const running: Promise<void>[] = [];
   for (const tier of tiersOf(vms).reverse()) {
     const released = Promise.all(tier.map((vm) => vm.release())).then(() => undefined);

@@ -368,7 +368,8 @@ export class SourceLink {
         repair: (message) => this.taking.repair(message),
         hold: (hold) => {
           const given = this.group.hold(this, hold);
-          if (given !== undefined) session.sendHeld(hold.barrier, given.sequence, given.sourceTimeMs);
+          if (given === undefined) session.sendReleased(hold.barrier, false);
+          else session.sendHeld(hold.barrier, given.sequence, given.sourceTimeMs);
         },
         release: (barrier) => session.sendReleased(barrier, this.group.release(this, barrier)),
         definitionState: (state) => this.offers.answered(state),

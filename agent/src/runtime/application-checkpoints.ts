@@ -13,9 +13,10 @@ import { HeldVm, type HookedGuest } from '../hooks/held-vm.js';
 import { holdAndMark, type HoldOutcome } from '../hooks/hold.js';
 import { hookSettingsSchema, type Hooks } from '../hooks/settings.js';
 import type { Checkpoint } from '../service/checkpoint-schemas.js';
-import type { GroupStatus } from '../service/group-schemas.js';
+import { crashAlert, type Alert } from './crash-alert.js';
 import type { HoldRecords } from './hold-records.js';
 import { hookedGuests } from './hooked-guests.js';
+import type { PeerClients } from './peer-clients.js';
 import type { SourceHandle, SourceSide } from './source-side.js';
 import type { SourceVms } from './source-vms.js';
 
@@ -23,12 +24,20 @@ export interface ApplicationCheckpointsOptions {
   readonly sources: SourceSide;
   readonly vms: SourceVms;
   readonly records: HoldRecords;
+  readonly peers: PeerClients;
   readonly clock: Clock;
   readonly random: Random;
   readonly events: EventSink;
 }
 
-type Alert = GroupStatus['alerts'][number];
+/** What a hold ended with. */
+export interface Held<T> {
+  /** Asked when `run` is over: every guest said that it is released. */
+  readonly isReleased: () => boolean;
+  readonly result: T | Promise<T>;
+}
+export type BeginHold = (id: string, vms: readonly string[]) => Promise<void>;
+
 type Outcome = HoldOutcome<readonly TagResult[]>;
 
 /** From one attempt to release what was left to the next. */
@@ -61,23 +70,33 @@ export class ApplicationCheckpoints {
   async take(source: SourceHandle, label: string | undefined, timeoutMs: number): Promise<Checkpoint> {
     const { name } = source.group;
     const { hooks } = source.config;
+    if (source.group.isShared) return this.askTarget(source, label);
     if (hooks === undefined)
       throw new TidemarkError('hooks-none', `Source group ${name} has no hooks.`, { path: 'kind' });
-    if (source.group.isShared)
-      throw new TidemarkError(
-        'illegal-state',
-        `Group ${name} has several source agents; application checkpoints of such groups are not made yet.`,
-      );
+    return this.holding(name, (begin) => this.attempt(source, hooks, label, timeoutMs, begin));
+  }
+
+  /**
+   * Runs a hold of the group's VMs: one at a time, after what an earlier one left is released. `begin` is durable before
+   * anything is held; a guest that may still be held at the end is looked after until it is not. Throws
+   * `operation-running`, `shutting-down`.
+   */
+  async holding<T>(group: string, run: (begin: BeginHold) => Promise<Held<T>>): Promise<T> {
     if (this.closing.signal.aborted) throw new TidemarkError('shutting-down', 'The agent is stopping.');
-    if (this.running.has(name))
-      throw new TidemarkError('operation-running', `An application checkpoint of ${name} is being made.`);
-    const run = this.attempt(source, hooks, label, timeoutMs);
-    this.running.set(name, run);
+    if (this.running.has(group))
+      throw new TidemarkError('operation-running', `An application checkpoint of ${group} is being made.`);
+    const held = this.recorded(group, run);
+    this.running.set(group, held);
     try {
-      return await run;
+      return await held;
     } finally {
-      this.running.delete(name);
+      this.running.delete(group);
     }
+  }
+
+  /** Calls off what runs. */
+  get signal(): AbortSignal {
+    return this.closing.signal;
   }
 
   /** Releases what an agent that died left held in the group's guests; again and again until every guest answered. */
@@ -105,34 +124,57 @@ export class ApplicationCheckpoints {
     await Promise.allSettled([...this.running.values(), ...this.undone.values()]);
   }
 
+  private async recorded<T>(group: string, run: (begin: BeginHold) => Promise<Held<T>>): Promise<T> {
+    const { records } = this.options;
+    await this.undoFirst(group);
+    let left: 'nothing' | 'record' | 'held' = 'nothing';
+    try {
+      const held = await run(async (id, vms) => {
+        await records.begin(group, id, vms);
+        left = 'held';
+      });
+      if (held.isReleased()) left = 'record';
+      return await held.result;
+    } finally {
+      if ((left as string) === 'record') await records.end(group);
+      else if ((left as string) === 'held') this.undoAgain(group);
+    }
+  }
+
   private async attempt(
     source: SourceHandle,
     hooks: Hooks,
     label: string | undefined,
     timeoutMs: number,
-  ): Promise<Checkpoint> {
-    const { clock, random, records, vms } = this.options;
+    begin: BeginHold,
+  ): Promise<Held<Checkpoint>> {
+    const { clock, random, vms } = this.options;
     const { group } = source;
-    await this.undoFirst(group.name);
     const id = randomHex(random, 8);
     const guests = hookedGuests(hooks, vms.of(group.name), clock);
     const names = guests.map(({ vm }) => vm);
-    await records.begin(group.name, id, names);
-    let isReleased = false;
-    try {
-      const outcome = await holdAndMark({
-        ...{ id, guests, clock, signal: this.closing.signal },
-        holdMsMax: hooks.holdSecondsMax * 1000,
-        mark: () => group.tag(label, 'application'),
-        capturedBytes: () => group.status.capturedBytes,
-      });
-      isReleased = !outcome.reasons.some(({ step }) => step === 'release' || step === 'verify');
-      this.tell(group.name, outcome);
-      return await this.conclude(source, outcome, timeoutMs);
-    } finally {
-      if (isReleased) await records.end(group.name);
-      else this.undoAgain(group.name);
-    }
+    await begin(id, names);
+    const outcome = await holdAndMark({
+      ...{ id, guests, clock, signal: this.closing.signal },
+      holdMsMax: hooks.holdSecondsMax * 1000,
+      mark: () => group.tag(label, 'application'),
+      capturedBytes: () => group.status.capturedBytes,
+    });
+    this.tell(group.name, outcome);
+    const isReleased = !outcome.reasons.some(({ step }) => step === 'release' || step === 'verify');
+    return { isReleased: () => isReleased, result: this.conclude(source, outcome, timeoutMs) };
+  }
+
+  /** The VMs are held at several source agents: the target drives that, of the first link that is connected. */
+  private async askTarget({ group }: SourceHandle, label: string | undefined): Promise<Checkpoint> {
+    const target = group.links.find((link) => link.status.connected)?.target;
+    if (target === undefined)
+      throw new TidemarkError(
+        'illegal-state',
+        `No link of group ${group.name} can take a checkpoint now: see its links.`,
+      );
+    const request = { kind: 'application' as const, ...(label === undefined ? {} : { label }) };
+    return this.options.peers.use(target, (client) => client.createCheckpoint(group.name, request));
   }
 
   /** A guest that may still be held is looked after until it is not. */
@@ -166,14 +208,8 @@ export class ApplicationCheckpoints {
       this.alerts.delete(group);
       return;
     }
-    const message = reasons.map(({ vm, step, reason }) => `${vm} ${step}: ${reason}`).join('; ');
     events.emit('application-checkpoint-crash', { group, checkpoint, reasons });
-    this.alerts.set(group, {
-      code: 'hook-failed',
-      message: `The last application checkpoint of ${group} is only a crash checkpoint: ${message}`,
-      hint: errorTable['hook-failed'].hint,
-      sinceMs: clock.wallMs(),
-    });
+    this.alerts.set(group, crashAlert(group, reasons, clock.wallMs()));
   }
 
   /** Gives the verdict to every link; resolves when one target has all of it durably. */

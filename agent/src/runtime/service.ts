@@ -23,6 +23,7 @@ import type { EventPage, EventQuery } from '../service/event-schemas.js';
 import type { Forecast, ForecastRequest } from '../service/forecast-schemas.js';
 import type { DeclareGroup, GroupPolicy, RemoveGroup, RestoreGroup, RetiredGroup } from '../service/group-spec.js';
 import type { GroupStatus, VmAttachmentView } from '../service/group-schemas.js';
+import type { HoldShareState, HoldStepRequest } from '../service/hold-schemas.js';
 import type { Operation, OperationPage, OperationQuery, OperationRequest } from '../service/operation-schemas.js';
 import type { AgentService, Caller } from '../service/service.js';
 import type { RpoHistory, RpoQuery } from '../service/rpo-schemas.js';
@@ -37,6 +38,8 @@ import type { DeclaredPeers } from './declared-peers.js';
 import type { DeclaredSources } from './declared-sources.js';
 import type { ExportHost } from './exports.js';
 import { forecastOf } from './forecast.js';
+import type { HoldShares } from './hold-shares.js';
+import type { JointCheckpoints } from './joint-checkpoints.js';
 import { operationView } from './operation-view.js';
 import type { PeerClients } from './peer-clients.js';
 import { slotMs, type RpoSamples } from './rpo-samples.js';
@@ -59,6 +62,8 @@ export interface ServiceOptions {
   readonly declaredPeers: DeclaredPeers;
   readonly stops: SourceStops;
   readonly applications: ApplicationCheckpoints;
+  readonly shares: HoldShares;
+  readonly joint: JointCheckpoints;
   readonly peerClients: PeerClients;
   readonly takeOvers: TakeOvers;
   readonly vms: SourceVms;
@@ -115,7 +120,7 @@ export class Service implements AgentService {
   }
 
   async groups(): Promise<GroupStatus[]> {
-    const { sources, targets, exports } = this.options;
+    const { sources, targets } = this.options;
     const all = [
       ...sources.list().map((group) => group.status()),
       // A history that a reversal closed stands behind the source group of the same name.
@@ -123,7 +128,7 @@ export class Service implements AgentService {
         targets
           .list()
           .filter(({ name }) => sources.find(name) === undefined)
-          .map((group) => targetStatus(group, exports)),
+          .map((group) => this.statusOf(group)),
       )),
     ];
     return all.sort((a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0));
@@ -132,7 +137,7 @@ export class Service implements AgentService {
   async group(name: string): Promise<GroupStatus> {
     const source = this.options.sources.find(name);
     if (source !== undefined) return source.status();
-    return targetStatus(this.options.targets.get(name), this.options.exports);
+    return this.statusOf(this.options.targets.get(name));
   }
 
   async rpoHistory(name: string, { fromMs = 0 }: RpoQuery): Promise<RpoHistory> {
@@ -269,26 +274,40 @@ export class Service implements AgentService {
     return targetCheckpoint(group, await group.waitForCheckpoint(id, checkpointWaitMs));
   }
 
-  /** Hooks are the source's: it makes the checkpoint. Undefined: nobody there needs to be asked for this one. */
+  /** Hooks are the sources': one makes the checkpoint, of several each holds its VMs. Undefined: none needs to be asked for this one. */
   private async askSource(group: TargetGroup, { kind, label }: CheckpointRequest): Promise<string | undefined> {
     if (kind === 'tagged') return undefined;
+    const { peerClients, joint } = this.options;
     const [stream, ...others] = group.context.manifest.state.streams.values();
-    if (stream === undefined || others.length > 0) {
-      if (kind === undefined) return undefined;
-      throw new TidemarkError(
-        'illegal-state',
-        `Group ${group.name} has several source agents; application checkpoints of such groups are not made yet.`,
-      );
-    }
-    const { peerClients } = this.options;
+    if (stream === undefined) return undefined;
     try {
+      if (others.length > 0) return await joint.take(group, label);
       peerClients.check(stream);
     } catch (error) {
-      if (kind === undefined && isTidemarkError(error, 'peer-api-unknown')) return undefined;
+      const none = isTidemarkError(error) && ['peer-api-unknown', 'hooks-none'].includes(error.code);
+      if (kind === undefined && none) return undefined;
       throw error;
     }
     const request = { ...(kind === undefined ? {} : { kind }), ...(label === undefined ? {} : { label }) };
     return (await peerClients.use(stream, (client) => client.createCheckpoint(group.name, request))).id;
+  }
+
+  async holdStep(
+    name: string,
+    hold: string,
+    request: HoldStepRequest,
+    { name: caller, role }: Caller,
+  ): Promise<HoldShareState> {
+    const source = this.options.sources.find(name);
+    if (source === undefined || (role === 'peer' && !source.group.links.some(({ target }) => target === caller)))
+      throw new TidemarkError('group-unknown', `No source group ${name}.`, { path: 'group' });
+    return this.options.shares.step(source, hold, request);
+  }
+
+  private async statusOf(group: TargetGroup): Promise<GroupStatus> {
+    const { exports, joint } = this.options;
+    const status = await targetStatus(group, exports);
+    return { ...status, alerts: [...status.alerts, ...joint.alertsOf(group.name)] };
   }
 
   async views(name?: string): Promise<ViewStatus[]> {

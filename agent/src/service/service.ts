@@ -23,6 +23,7 @@ import type { EventPage, EventQuery } from './event-schemas.js';
 import type { Forecast, ForecastRequest } from './forecast-schemas.js';
 import type { DeclareGroup, GroupPolicy, RemoveGroup, RestoreGroup, RetiredGroup } from './group-spec.js';
 import type { GroupStatus, VmAttachmentView } from './group-schemas.js';
+import type { HoldShareState, HoldStepRequest } from './hold-schemas.js';
 import type { Operation, OperationPage, OperationQuery, OperationRequest } from './operation-schemas.js';
 import type { RpoHistory, RpoQuery } from './rpo-schemas.js';
 import type { ViewRequest, ViewStatus } from './view-schemas.js';
@@ -80,6 +81,8 @@ export interface AgentService {
   resolveCheckpoint(group: string, selector: CheckpointSelector): Promise<Checkpoint>;
   /** Marks now; resolves when the checkpoint is durable at the target. `peer-unreachable`, `barrier-broken`. */
   createCheckpoint(group: string, request: CheckpointRequest, caller: Caller): Promise<Checkpoint>;
+  /** One step of this agent's share of a hold over several source agents. `group-unknown`, `operation-running`, `illegal-state`. */
+  holdStep(group: string, hold: string, request: HoldStepRequest, caller: Caller): Promise<HoldShareState>;
 
   /** Of one group, or of all. */
   views(group?: string): Promise<ViewStatus[]>;

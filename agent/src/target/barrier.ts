@@ -92,8 +92,12 @@ export class BarrierCoordinator {
     }
   }
 
-  /** `released` arrived. */
+  /** `released` arrived; instead of `held`: the agent can place no mark now. */
   released(stream: number, barrier: string, unbroken: boolean): void {
+    const refused = unbroken ? undefined : this.match(barrier, 'hold', stream);
+    refused?.finish(
+      broken(refused.request, `stream ${stream} can place no mark now: it is being synced, or was fenced`),
+    );
     const pending = this.match(barrier, 'release', stream);
     if (pending === undefined) return;
     if (!unbroken && !isPlanted('barrier-release-ignored')) {

@@ -3,7 +3,7 @@ import { TidemarkError } from '../core/errors.js';
 import { checkpointTimeMs } from '../core/ids.js';
 import type { JournalMark } from '../journal/types.js';
 import { isVectorWithin, type Vector } from '../journal/position.js';
-import type { Checkpoint } from './manifest-records.js';
+import { coordinatorStream, type Checkpoint } from './manifest-records.js';
 import { disksAt } from './disk-set.js';
 import type { ManifestState } from './manifest.js';
 
@@ -66,11 +66,12 @@ const noProof = {
   reasons: [{ vm: '', step: 'verify', code: 'proof-missing', reason: 'the proof of its hold did not arrive' }],
 };
 
-/** A provisional one is an application checkpoint only when every stream proved its hold. */
+/** A provisional one is an application checkpoint only when its hold was proven: to its source, or to this target when there are several. */
 function judged(checkpoint: Checkpoint, streams: readonly number[], { verdicts }: ManifestState): Checkpoint {
   if (checkpoint.provisional !== true) return checkpoint;
   const verdict = verdicts.get(checkpoint.id);
-  if (verdict === undefined || !streams.includes(verdict.stream))
+  const judge = streams.length > 1 ? coordinatorStream : streams[0];
+  if (verdict === undefined || verdict.stream !== judge)
     return { ...checkpoint, attributes: { ...checkpoint.attributes, application: noProof } };
   const attributes = { ...checkpoint.attributes, application: verdict.attributes };
   if (!verdict.proven) return { ...checkpoint, attributes };

@@ -1,4 +1,5 @@
 /** A group at the target: opens what is on disk, admits sources, and holds the parts together. */
+import type { CheckpointKind } from '../block/record.js';
 import type { Clock, Timer } from '../core/clock.js';
 import { isTidemarkError, TidemarkError } from '../core/errors.js';
 import type { EventSink } from '../core/events.js';
@@ -421,8 +422,8 @@ export class TargetGroup implements SessionGroup {
     this.sourceClockBehindMs = behindMs;
   }
 
-  /** A checkpoint over all streams now; only in a group of several. */
-  async takeBarrier(kind: 'crash' | 'tagged', label?: string): Promise<Checkpoint['id']> {
+  /** A checkpoint over all streams now; only in a group of several. One of kind `application` needs a verdict of `coordinatorStream`. */
+  async takeBarrier(kind: CheckpointKind, label?: string): Promise<Checkpoint['id']> {
     const { context } = this;
     const streams = [...context.manifest.state.streams.keys()];
     const participants = streams.map((stream) => this.sessions.get(stream));

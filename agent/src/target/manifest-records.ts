@@ -26,6 +26,9 @@ export const checkpointSchema = z.strictObject({
 });
 export type Checkpoint = z.infer<typeof checkpointSchema>;
 
+/** Stands for the target in verdicts over marks of several streams: no source speaks for another. */
+export const coordinatorStream = -1;
+
 /** A segment as the manifest lists it; order in the list is journal order. */
 export const segmentEntrySchema = z.strictObject({
   id: z.number().int().positive(),
@@ -101,7 +104,10 @@ export const manifestRecordSchema = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('promoted'), through: vectorSchema, checkpoint: checkpointSchema }),
   /** Verdict over a barrier checkpoint of several streams. */
   z.strictObject({ type: z.literal('barrier'), checkpoint: z.string(), barrier: z.string(), vector: vectorSchema }),
-  /** What the source says of the hold of a provisional mark; the first one counts. */
+  /**
+   * What the source says of the hold of a provisional mark, or this target (`coordinatorStream`) of one over several source
+   * agents; the first one counts.
+   */
   z.strictObject({
     type: z.literal('verdict'),
     checkpoint: z.string(),
