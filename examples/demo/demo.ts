@@ -26,6 +26,21 @@ const client: ApplicationVm = {
   addresses: [{ nic: 0, live: { addresses: ['10.77.0.30/24'] } }],
   sourceAddresses: ['10.77.0.3'],
 };
+/** Every minute a checkpoint at which the database is held: its client first, and only for moments. */
+const hooks = {
+  vms: [
+    { vm: 'client', tier: 1, hooks: [{ kind: 'fsfreeze' as const }] },
+    {
+      vm: 'db',
+      tier: 2,
+      hooks: [
+        { kind: 'postgresql' as const, host: '/run', psql: '/opt/postgresql/psql' },
+        { kind: 'fsfreeze' as const },
+      ],
+    },
+  ],
+  schedule: { cron: '* * * * *' },
+};
 const backHome = [
   { vm: 'db', wave: 1, readiness: [...database.readiness!] },
   { vm: 'client', wave: 2, addresses: [{ nic: 0, live: { addresses: ['10.77.0.3/24'] } }] },
@@ -36,6 +51,7 @@ const shop = new ProtectedApplication('shop', {
   target: site('frankfurt'),
   vms: [database, client],
   rpoSeconds: 2,
+  hooks,
   waitFor: 'synced',
   home: { recovery: { vms: backHome } },
   recovery: config.getObject<RecoveryRequest>('recovery'),

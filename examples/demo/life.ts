@@ -1,7 +1,9 @@
 /** The steps of the demo: one application's way to the other site and home, and what each step cost. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { applicationText } from '../../agent/src/cli/application-text.js';
 import { formatBytes, formatSeconds } from '../../agent/src/cli/format.js';
 import type { Virsh } from '../../agent/src/hypervisor/virsh.js';
+import type { Checkpoint } from '../../agent/src/service/checkpoint-schemas.js';
 import type { Operation } from '../../agent/src/service/operation-schemas.js';
 import type { RecoveryRequest } from '../../components/index.js';
 import type { AgentHandle } from '../../test/support/agent-handle.js';
@@ -15,12 +17,16 @@ import {
   waitApplication,
 } from '../../test/support/two-tier.js';
 import { group, type TwoTierSites } from '../../test/support/two-tier-sites.js';
+import { waitFor } from '../../test/support/wait.js';
 import type { Entry } from './ledger.js';
 import type { Screen } from './screen.js';
 import type { DemoStack } from './stack.js';
 
 const watchMs = 5000;
 const answersMs = 300_000;
+/** It is due every minute; a first one may be left out. */
+const scheduleMs = 150_000;
+const mistake = 'truncate numbers';
 
 export class LifeOfTheShop {
   readonly entries: Entry[] = [];
@@ -40,6 +46,8 @@ export class LifeOfTheShop {
     await this.reverse();
     await this.moveHome();
     await this.protectAgain();
+    const good = await this.awaitSchedule();
+    await this.fallBack(good);
   }
 
   private async protect(): Promise<void> {
@@ -132,6 +140,51 @@ export class LifeOfTheShop {
     await this.ask({ request: 'protect-again', action: 'reverse' });
     await screen.during('a checkpoint of both VMs', () => sites.waitProtecting());
     this.enter('Protected again', { acknowledged: acknowledged.length, kept: await countKept(virsh, acknowledged) });
+  }
+
+  private async awaitSchedule(): Promise<Checkpoint> {
+    this.title('Every minute both VMs are held for a moment, and marked. What did the last one prove?');
+    const { sites, screen } = this;
+    const sinceMs = Date.now();
+    const found = async (): Promise<Checkpoint | undefined> => {
+      const { checkpoints } = await sites.target.client.checkpoints(group, { kind: 'application', limit: 1 });
+      return checkpoints.find(({ sourceTimeMs, complete }) => complete && sourceTimeMs > sinceMs);
+    };
+    const newest = await screen.during(
+      'the next application checkpoint',
+      () => waitFor('an application checkpoint on schedule', found, { timeoutMs: scheduleMs, everyMs: 200 }),
+      () => `due in ${60 - (Math.floor(Date.now() / 1000) % 60)} s`,
+    );
+    screen.command(`tidemark checkpoint show ${group}`);
+    for (const line of applicationText(newest).trimEnd().split('\n')) screen.say(line);
+    return newest;
+  }
+
+  private async fallBack({ id, sourceTimeMs }: Checkpoint): Promise<void> {
+    this.title('A mistake: somebody empties the table, and it is replicated like any other write.');
+    const { sites, stack, screen } = this;
+    const { here, there } = sites;
+    const acknowledged = await acknowledgedNumbers(here.virsh, 'client');
+    const mistakeMs = Date.now();
+    const psql = ['/opt/postgresql/psql', '-h', '/run', '-U', 'postgres', '-XAtc', mistake, 'postgres'];
+    await guestExec(here.virsh, 'db', psql);
+    screen.command(`psql -c "${mistake}"`);
+    await screen.during('the mistake is at Frankfurt, too', () => sites.waitProtecting());
+    screen.say(
+      `   ${await countKept(here.virsh, acknowledged)} of ${acknowledged.length} transactions are left. Fall back to before it.`,
+    );
+    await stack.ask({ request: 'undo', action: 'failover', checkpoint: id, sourceMayBeAlive: true });
+    await stack.preview();
+    const { operation, ...times } = await this.upUntilAnswered('undo', sites.target, there.virsh);
+    if (operation.result?.['checkpoint'] !== id) throw new Error('another checkpoint was recovered than asked for');
+    await this.tellAddress(there.virsh);
+    const { missing } = await screen.during('pg_amcheck', () => checkApplication(there.virsh));
+    this.enter('Fall back', {
+      ...{ rpoSeconds: (mistakeMs - sourceTimeMs) / 1000, ...times },
+      acknowledged: acknowledged.length,
+      kept: await countKept(there.virsh, acknowledged, mistakeMs),
+      ...{ lostOfCheckpoint: missing.length, mayLoseLater: true },
+    });
   }
 
   /** The guest has the address that the stack's output says. */
