@@ -27,6 +27,7 @@ sim: setup ## the seeded simulation: SEEDS=n seeds, or SEED=s to replay one
 	@$(run) sim -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
 
 bench: agent ## speed and memory beside nbdkit and qemu-nbd
+	@scripts/setup.sh bench
 	@$(run) bench -- $(ARGS)
 
 agent: setup ## dist/tidemark: one self-contained executable

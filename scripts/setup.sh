@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Makes a fresh machine ready: system packages, then npm packages from a cache outside the checkout.
+# `setup.sh bench`: what only benchmarks compare with, too.
 # Safe to run any number of times; when nothing is missing it only looks (well under a second).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,6 +33,7 @@ system_packages=(
   openssl:openssl
   sshd:openssh-server
 )
+[ "${1:-}" != bench ] || system_packages+=(virtnbdbackup:virtnbdbackup)
 
 building= # directory of an unfinished npm installation
 trap '[ -z "$building" ] || rm -rf "$building"' EXIT

@@ -1,7 +1,9 @@
 /**
  * Application checkpoints of two real VMs under load: how long each is held, what a client outside of the VMs notices, what
- * PostgreSQL replays. Beside it `virsh snapshot-create-as --disk-only --quiesce` of the database's VM while it is not protected.
+ * PostgreSQL replays. Beside it, of the database's VM while it is not protected, the two usual ways: `virsh snapshot-create-as
+ * --disk-only --quiesce`, its overlays committed back, and virtnbdbackup.
  */
+import { mkdirSync } from 'node:fs';
 import type { Checkpoint } from '../../agent/src/service/checkpoint-schemas.js';
 import { CommitLog, type Commit } from '../support/commit-log.js';
 import { lookInto } from '../support/exported-application.js';
@@ -15,6 +17,8 @@ import { number, percentile, series, spread } from './statistics.js';
 
 const betweenMs = 1000;
 const disks = ['vda', 'vdb', 'vdc'];
+/** Of each row; below what PostgreSQL would compress. */
+const padBytes = 1900;
 
 interface Span {
   readonly fromMs: number;
@@ -26,39 +30,54 @@ export const hooks: Benchmark = {
   async run({ plan, say }) {
     const why = whyNoVms();
     if (why !== undefined) throw new Error(`no VMs on this machine: ${why}`);
-    const { checkpointCount, redoCount, snapshotCount } = plan.hooks;
+    const { checkpointCount, redoCount, snapshotCount, crashSeconds } = plan.hooks;
     await using sites = await bootHookedSites();
     const { virsh } = sites.here;
-    const log = await CommitLog.start(sites.lab.processes, virsh);
+    const log = await CommitLog.start(sites.lab.processes, virsh, { padBytes });
+    say(`load without holds, ${crashSeconds} s`);
+    const crashFromMs = Date.now();
+    await waitFor('load', () => Date.now() > crashFromMs + crashSeconds * 1000, {
+      ...{ timeoutMs: (crashSeconds + 10) * 1000, everyMs: 200 },
+    });
+    const unheld = await sites.target.client.checkpoints(group, {
+      ...{ kind: 'crash', complete: true, limit: 1000, fromMs: crashFromMs },
+    });
     const taken: Checkpoint[] = [];
     for (let count = 0; count < checkpointCount; count++) {
       taken.push(await sites.target.client.createCheckpoint(group));
       const untilMs = Date.now() + betweenMs;
       await waitFor('a moment', () => Date.now() > untilMs);
     }
-    const crashes = (await sites.target.client.checkpoints(group, { kind: 'crash', complete: true, limit: 200 }))
-      .checkpoints;
     const holds = taken.map(holdOf);
     say(`${holds.filter(({ proven }) => proven).length} of ${holds.length} application checkpoints are proven`);
 
     await letGo(sites);
     const snapshots: Span[] = [];
-    for (let count = 0; count < snapshotCount; count++) snapshots.push(await snapshot(sites, count));
+    const backups: Span[] = [];
+    const beyond: { snapshot: number; backup: number }[] = [];
+    for (let count = 0; count < snapshotCount; count++) {
+      snapshots.push(await snapshot(sites, `q${count}`, ['--quiesce']));
+      backups.push(await backup(sites, count));
+      const started = await timed(() => virsh.run(['domstate', 'db']));
+      beyond.push({
+        snapshot: lengthOf(await snapshot(sites, `n${count}`, [])) - lengthOf(started),
+        backup: lengthOf(await backupJob(sites)) - lengthOf(started),
+      });
+    }
     await sites.source.client.attachVm('db');
     await log.stop();
 
     const redo = await redoOf(sites, taken, redoCount);
-    const crashRedo = await redoOf(
-      sites,
-      crashes.filter(({ attributes }) => attributes['application'] === undefined),
-      redoCount,
-    );
+    const crashRedo = await redoOf(sites, unheld.checkpoints, redoCount);
     const proven = holds.filter((hold) => hold.proven);
     const usual = series(log.commits.map(latency)).median;
     const stalls = proven.map((hold) => stallOf(log.commits, spanOf(hold), usual));
-    const snapshotStalls = snapshots.map((span) => stallOf(log.commits, span, usual));
+    const [snapshotStalls, backupStalls] = [snapshots, backups].map((spans) =>
+      spans.map((span) => stallOf(log.commits, span, usual)),
+    ) as [number[], number[]];
     const db = proven.flatMap(({ vms }) => vms.filter(({ vm }) => vm === 'db'));
     const thaws = proven.flatMap(({ thawMs }) => (thawMs === null ? [] : [thawMs]));
+    const thawMs = percentile(thaws, 0.5);
     const one = (value: number): ReturnType<typeof series> => series([value]);
     const goals: Goal[] = [
       {
@@ -83,6 +102,10 @@ export const hooks: Benchmark = {
         name: 'hooks: reply of the freeze to thaw written, p99',
         ...{ measured: one(percentile(thaws, 0.99)), bound: 10, direction: 'at most', unit: 'ms' },
       },
+      ...(['snapshot', 'backup'] as const).map((kind): Goal => ({
+        name: `hooks: held beyond the freeze itself, ${kind === 'snapshot' ? 'virsh snapshot' : 'virtnbdbackup'} ÷ Tidemark`,
+        ...{ measured: series(beyond.map((each) => each[kind] / thawMs)), bound: 5, direction: 'at least' },
+      })),
       {
         name: 'hooks: stall of a client with a checkpoint a minute, share of time',
         ...{ measured: one(series(stalls).median / 60_000), bound: 0.01, direction: 'at most' },
@@ -120,6 +143,16 @@ export const hooks: Benchmark = {
           ),
           row('a client’s commit waits longer than usual', stalls),
           row('the same for virsh snapshot-create-as --quiesce', snapshotStalls),
+          row('the same for virtnbdbackup', backupStalls),
+          row('Tidemark, from the freeze’s reply to the thaw', thaws),
+          row(
+            'virsh snapshot-create-as without --quiesce',
+            beyond.map((each) => each.snapshot),
+          ),
+          row(
+            'virsh backup-begin, as virtnbdbackup does',
+            beyond.map((each) => each.backup),
+          ),
         ],
       },
       {
@@ -136,7 +169,8 @@ export const hooks: Benchmark = {
         `${holds.length} checkpoints of two emulated VMs, a client outside that commits one row after the other (usually ${number(usual)} ms). ` +
           'fsfreeze in both VMs, PostgreSQL’s hook in the database, the client’s tier first. The stall is the longest commit that ' +
           'overlaps the hold, less the usual one.',
-        'Not compared here: virtnbdbackup.',
+        `Redo: crash checkpoints of ${crashSeconds} s of the same load without a hold, rows of ${padBytes} bytes. Beyond the freeze: of the ` +
+          'others the command without the freeze, less the time that virsh takes to start.',
       ],
     };
   },
@@ -181,14 +215,48 @@ async function letGo({ source, here: { virsh } }: TwoTierSites): Promise<void> {
 }
 
 /** One snapshot, its overlays committed back; the span in which it was made. */
-async function snapshot({ here: { virsh }, lab }: TwoTierSites, count: number): Promise<Span> {
-  const spec = disks.map((disk) => ['--diskspec', `${disk},file=${lab.path(`snapshot-${count}-${disk}.qcow2`)}`]);
-  const fromMs = Date.now();
-  await virsh.run(['snapshot-create-as', 'db', '--disk-only', '--quiesce', '--no-metadata', ...spec.flat()], {
-    timeoutMs: 60_000,
-  });
-  const toMs = Date.now();
+async function snapshot({ here: { virsh }, lab }: TwoTierSites, name: string, flags: readonly string[]): Promise<Span> {
+  const spec = disks.flatMap((disk) => ['--diskspec', `${disk},file=${lab.path(`snapshot-${name}-${disk}.qcow2`)}`]);
+  const span = await timed(() =>
+    virsh.run(['snapshot-create-as', 'db', '--disk-only', '--no-metadata', ...flags, ...spec], { timeoutMs: 60_000 }),
+  );
   for (const disk of disks)
     await virsh.run(['blockcommit', 'db', disk, '--active', '--pivot', '--wait'], { timeoutMs: 60_000 });
-  return { fromMs, toMs };
+  return span;
+}
+
+/** The backup is begun as virtnbdbackup does, with its freeze, and ended before it copies anything. */
+async function backup({ here, lab }: TwoTierSites, count: number): Promise<Span> {
+  // It asks for a password where a transport is named.
+  const uri = here.uri.replace('qemu+unix:', 'qemu:');
+  const run = (...flags: string[]): Promise<string> =>
+    lab.processes.run('virtnbdbackup', [
+      ...['--uri', uri, '--domain', 'db', '--level', 'copy', '--raw', '--noprogress'],
+      ...['--socketfile', lab.path(`backup-${count}.sock`), '--scratchdir', lab.directory, ...flags],
+    ]);
+  const output = (name: string): string[] => {
+    const directory = lab.path(`backup-${count}-${name}`);
+    mkdirSync(directory);
+    return ['--output', directory];
+  };
+  const span = await timed(() => run(...output('start'), '--startonly'));
+  await run(...output('kill'), '--killonly');
+  return span;
+}
+
+/** What virtnbdbackup asks of libvirt while the guest is frozen. */
+async function backupJob({ here: { virsh } }: TwoTierSites): Promise<Span> {
+  const span = await timed(() => virsh.run(['backup-begin', 'db'], { timeoutMs: 60_000 }));
+  await virsh.run(['domjobabort', 'db']);
+  return span;
+}
+
+async function timed(run: () => Promise<unknown>): Promise<Span> {
+  const fromMs = Date.now();
+  await run();
+  return { fromMs, toMs: Date.now() };
+}
+
+function lengthOf({ fromMs, toMs }: Span): number {
+  return toMs - fromMs;
 }

@@ -58,7 +58,13 @@ export interface Plan {
     readonly checkpointCount: number;
     readonly rounds: number;
   };
-  readonly hooks: { readonly checkpointCount: number; readonly redoCount: number; readonly snapshotCount: number };
+  /** `crashSeconds`: of load without a hold, for the redo of crash checkpoints. */
+  readonly hooks: {
+    readonly checkpointCount: number;
+    readonly redoCount: number;
+    readonly snapshotCount: number;
+    readonly crashSeconds: number;
+  };
   readonly reverse: { readonly diskBytes: number; readonly rounds: number };
   readonly pulumi: { readonly applicationCount: number; readonly rounds: number };
   readonly amplification: {
@@ -108,7 +114,7 @@ export const fullPlan: Plan = {
   mirror: { rounds: 7, bufferBytes: GiB, totalBytes: 384 * MiB, seconds: 2 },
   vmCapture: { rounds: 7, bufferBytes: GiB, seconds: 2, pgbenchSeconds: 6 },
   rto: { diskBytes: 4 * GiB, journalBytes: 1.25 * GiB, checkpointCount: 600, rounds: 5 },
-  hooks: { checkpointCount: 50, redoCount: 7, snapshotCount: 5 },
+  hooks: { checkpointCount: 50, redoCount: 7, snapshotCount: 5, crashSeconds: 90 },
   reverse: { diskBytes: GiB, rounds: 3 },
   pulumi: { applicationCount: 50, rounds: 5 },
   amplification: { loadBytes: 512 * MiB, loadSeconds: 40, quietSeconds: 70 },
@@ -153,7 +159,7 @@ export const quickPlan: Plan = {
   mirror: { rounds: 2, bufferBytes: 512 * MiB, totalBytes: 96 * MiB, seconds: 1 },
   vmCapture: { rounds: 2, bufferBytes: GiB, seconds: 1, pgbenchSeconds: 2 },
   rto: { diskBytes: 256 * MiB, journalBytes: 64 * MiB, checkpointCount: 40, rounds: 1 },
-  hooks: { checkpointCount: 3, redoCount: 1, snapshotCount: 1 },
+  hooks: { checkpointCount: 3, redoCount: 2, snapshotCount: 1, crashSeconds: 15 },
   reverse: { diskBytes: 64 * MiB, rounds: 1 },
   pulumi: { applicationCount: 5, rounds: 1 },
   amplification: { loadBytes: 64 * MiB, loadSeconds: 4, quietSeconds: 3 },
