@@ -5,6 +5,7 @@
 import { z } from 'zod';
 import { isTidemarkError, TidemarkError } from '../agent-client.js';
 import type { Host } from '../appliance/host.js';
+import { liveFiles, refuseDeletion, refuseLive } from '../appliance/live-files.js';
 import { openHost, identityOf } from '../appliance/open-host.js';
 import { prepareVolume, releaseVolume, volumeUuid } from '../appliance/journal-volume.js';
 import { readFile, sh, writeFile } from '../appliance/scripts.js';
@@ -90,6 +91,7 @@ export const targetJournal: ResourceKind = {
         );
         return;
       }
+      if (forceDestroy) await refuseLost(host, directory);
       if (forceDestroy) await sh(host, `deleting ${directory}/data`, 'rm -rf "$1/data"', [directory]);
       await sh(host, `leaving ${directory}`, 'rm -f "$1"', [ownerFile(directory)]);
       if (inputs.device !== undefined) await releaseVolume(host, volumeOf(inputs, String(before['volume'])), data);
@@ -101,6 +103,15 @@ export const targetJournal: ResourceKind = {
     }
   },
 };
+
+async function refuseLost(host: Host, directory: string): Promise<void> {
+  // What is not mounted cannot be looked at.
+  await sh(host, `mounting ${directory}`, 'if [ -e "$1.mount" ]; then sh "$1.mount" "$1"; fi', [directory]);
+  const files = await liveFiles(host, `${directory}/data`);
+  refuseDeletion(host, files);
+  const hint = 'Roll back, commit or close what is open, or delete the files by hand; forceDestroy does not.';
+  refuseLive(host, files.views, 'there are views that VMs may run on', hint);
+}
 
 const ownerFile = (directory: string): string => `${directory}/owner`;
 

@@ -3,9 +3,10 @@
  * it. A host that cannot be reached is shown as it was, and forgotten with a warning when it is destroyed.
  */
 import { z } from 'zod';
-import { AgentClient, isTidemarkError, TidemarkError } from '../agent-client.js';
+import { AgentClient, isTidemarkError, TidemarkError, type GroupStatus } from '../agent-client.js';
 import { readBundle } from '../appliance/bundle.js';
 import { inspect, install, uninstall } from '../appliance/install.js';
+import { liveFiles, refuseDeletion, refuseLive } from '../appliance/live-files.js';
 import { paths, type Generation, type Marker, type ServicePlace } from '../appliance/layout.js';
 import { addressOf, identityOf, openHost } from '../appliance/open-host.js';
 import { hostChanged, hostGone } from './appliance-hosts.js';
@@ -110,7 +111,16 @@ export const appliance: ResourceKind = {
         await call.tell.say('info', `The appliance on ${host.name} stays: it belongs to ${urnOf(found.marker.owner)}.`);
         return;
       }
-      if (!inputs.forceDestroy) await refuseUsed(inputs);
+      const files = await liveFiles(host, place.dataDirectory);
+      // Data elsewhere are a journal's of its own: never deleted here.
+      if (inputs.forceDestroy && place.dataDirectory === paths(inputs.directory).data) refuseDeletion(host, files);
+      if (!(await refuseUsed(inputs)))
+        refuseLive(
+          host,
+          files.views,
+          `the agent ${inputs.agent} does not answer, and has views that VMs may run on`,
+          'Start it, and roll back, commit or close what is open; or delete the files by hand.',
+        );
       call.tell.status('removing the agent');
       await uninstall(host, place, inputs.forceDestroy ? 'remove' : 'keep');
     } catch (error) {
@@ -156,18 +166,26 @@ async function put(
   }
 }
 
-/** Groups of others, or of what was not destroyed before: an agent that runs or protects something is not taken away. */
-async function refuseUsed(inputs: ApplianceInputs): Promise<void> {
+/**
+ * An agent that runs or protects something is not taken away: with forceDestroy one that protects is, one with a view that a
+ * VM runs on never. False: it does not answer.
+ */
+async function refuseUsed(inputs: ApplianceInputs): Promise<boolean> {
   const probe = probeOf(inputs);
   try {
     const groups = await probe.client.groups();
-    if (groups.length === 0) return;
-    throw new TidemarkError(
-      'illegal-state',
-      `The appliance ${inputs.agent} still has ${groups.map(({ name, state }) => `${name} (${state})`).join(', ')}. Give those up first, or set forceDestroy and run an update.`,
-    );
+    const isLive = ({ views }: GroupStatus): boolean =>
+      views.some(({ purpose }) => purpose === 'production' || purpose === 'drill');
+    const used = inputs.forceDestroy ? groups.filter(isLive) : groups;
+    if (used.length === 0) return true;
+    const named = used.map(({ name, state }) => `${name} (${state})`).join(', ');
+    const way = inputs.forceDestroy
+      ? 'VMs run on its views: roll back, commit, or end the drill first; forceDestroy does not.'
+      : 'Give those up first, or set forceDestroy and run an update.';
+    throw new TidemarkError('illegal-state', `The appliance ${inputs.agent} still has ${named}. ${way}`);
   } catch (error) {
     if (!isUnreachable(error)) throw error;
+    return false;
   } finally {
     probe.close();
   }

@@ -67,6 +67,25 @@ describe('the owner of a journal', () => {
     expect(existsSync(history())).toBe(true);
   });
 
+  test.each([
+    ['groups/shop/committed/shop-db-vda.raw', 'disks that VMs were committed to'],
+    ['groups/.retired/1795466995-shop/committed/shop-db-vda.raw', 'disks that VMs were committed to'],
+    ['groups/shop/views/production-f1/scratch.map', 'views that VMs may run on'],
+  ])('forceDestroy deletes no disk that a VM may run on: %s', async (file, why) => {
+    const { id, outputs } = await made('old', true);
+    const path = join(directory(), 'data', file);
+    mkdirSync(join(path, '..'), { recursive: true });
+    writeFileSync(path, 'a disk');
+    await expect(targetJournal.delete(id, outputs, call('old'))).rejects.toMatchObject({
+      ...{ code: 'illegal-state', path: 'forceDestroy' },
+      message: expect.stringContaining(why),
+    });
+    expect([existsSync(path), existsSync(history())]).toEqual([true, true]);
+    rmSync(path);
+    await targetJournal.delete(id, outputs, call('old'));
+    expect(existsSync(directory())).toBe(false);
+  });
+
   test('one of a package that wrote no owner is deleted as it was', async () => {
     const { id, outputs } = await made('old', true);
     rmSync(join(directory(), 'owner'));

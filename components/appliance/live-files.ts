@@ -1,0 +1,48 @@
+/**
+ * What VMs may run on below an agent's data directory: disks that a commit made, and what is written to open views. No destroy
+ * deletes it: the agent may be dead, so the files themselves are looked at.
+ */
+import { TidemarkError } from '../agent-client.js';
+import type { Host } from './host.js';
+import { sh } from './scripts.js';
+
+export interface LiveFiles {
+  /** Disks of VMs that were recovered for good, also of groups that were given up since. */
+  readonly committed: readonly string[];
+  /** Of views that are open, or kept after a rollback. */
+  readonly views: readonly string[];
+}
+
+const script = `cd "$1/groups" 2>/dev/null || exit 0
+  for each in */committed/* .retired/*/committed/*; do [ ! -e "$each" ] || printf 'committed %s\\n' "$each"; done
+  for each in */views/*/*; do [ ! -e "$each" ] || printf 'view %s\\n' "$each"; done`;
+const shownCount = 5;
+
+export async function liveFiles(host: Host, dataDirectory: string): Promise<LiveFiles> {
+  const lines = (await sh(host, `looking at ${dataDirectory}`, script, [dataDirectory])).split('\n');
+  const below = (kind: string): string[] =>
+    lines.flatMap((line) =>
+      line.startsWith(`${kind} `) ? [`${dataDirectory}/groups/${line.slice(kind.length + 1)}`] : [],
+    );
+  return { committed: below('committed'), views: below('view') };
+}
+
+/** Throws `illegal-state` when there are files; `why` says what they are, `hint` what to do. */
+export function refuseLive(host: Host, files: readonly string[], why: string, hint: string): void {
+  if (files.length === 0) return;
+  const shown = files.slice(0, shownCount).join(', ');
+  const more = files.length > shownCount ? ` and ${files.length - shownCount} more` : '';
+  throw new TidemarkError('illegal-state', `On ${host.name} ${why}: ${shown}${more}. ${hint}`, {
+    path: 'forceDestroy',
+  });
+}
+
+/** With these files VMs would lose their disks, whatever becomes of the agent. */
+export function refuseDeletion(host: Host, { committed }: LiveFiles): void {
+  refuseLive(
+    host,
+    committed,
+    'there are disks that VMs were committed to',
+    'Move those VMs away or delete the files by hand; forceDestroy does not.',
+  );
+}
