@@ -7,23 +7,23 @@ import type { Host } from './host.js';
 import { sh } from './scripts.js';
 
 export interface LiveFiles {
-  /** Disks of VMs that were recovered for good, also of groups that were given up since. */
+  /** Disks, firmware variables and media of VMs that run here, and disks of groups that were given up since. */
   readonly committed: readonly string[];
   /** Of views that are open, or kept after a rollback. */
   readonly views: readonly string[];
 }
 
-const script = `cd "$1/groups" 2>/dev/null || exit 0
-  for each in */committed/* .retired/*/committed/*; do [ ! -e "$each" ] || printf 'committed %s\\n' "$each"; done
-  for each in */views/*/*; do [ ! -e "$each" ] || printf 'view %s\\n' "$each"; done`;
+const script = `cd "$1" 2>/dev/null || exit 0
+  [ ! -d machines ] || find machines -type f | sed 's/^/committed /'
+  cd groups 2>/dev/null || exit 0
+  for each in */committed/* .retired/*/committed/*; do [ ! -e "$each" ] || printf 'committed groups/%s\\n' "$each"; done
+  for each in */views/*/*; do [ ! -e "$each" ] || printf 'view groups/%s\\n' "$each"; done`;
 const shownCount = 5;
 
 export async function liveFiles(host: Host, dataDirectory: string): Promise<LiveFiles> {
   const lines = (await sh(host, `looking at ${dataDirectory}`, script, [dataDirectory])).split('\n');
   const below = (kind: string): string[] =>
-    lines.flatMap((line) =>
-      line.startsWith(`${kind} `) ? [`${dataDirectory}/groups/${line.slice(kind.length + 1)}`] : [],
-    );
+    lines.flatMap((line) => (line.startsWith(`${kind} `) ? [`${dataDirectory}/${line.slice(kind.length + 1)}`] : []));
   return { committed: below('committed'), views: below('view') };
 }
 
@@ -42,7 +42,7 @@ export function refuseDeletion(host: Host, { committed }: LiveFiles): void {
   refuseLive(
     host,
     committed,
-    'there are disks that VMs were committed to',
+    'there are files of VMs that were recovered here, or disks that were committed',
     'Move those VMs away or delete the files by hand; forceDestroy does not.',
   );
 }

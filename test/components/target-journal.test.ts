@@ -68,8 +68,9 @@ describe('the owner of a journal', () => {
   });
 
   test.each([
-    ['groups/shop/committed/shop-db-vda.raw', 'disks that VMs were committed to'],
-    ['groups/.retired/1795466995-shop/committed/shop-db-vda.raw', 'disks that VMs were committed to'],
+    ['groups/shop/committed/data.raw', 'disks that were committed'],
+    ['groups/.retired/1795466995-shop/committed/data.raw', 'disks that were committed'],
+    ['machines/shop/4f3a/vda.img', 'files of VMs'],
     ['groups/shop/views/production-f1/scratch.map', 'views that VMs may run on'],
   ])('forceDestroy deletes no disk that a VM may run on: %s', async (file, why) => {
     const { id, outputs } = await made('old', true);

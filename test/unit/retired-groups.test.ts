@@ -58,3 +58,15 @@ test('notes of earlier versions, and no note at all, are of removed groups', asy
     ['removed', undefined],
   ]);
 });
+
+test('disks that a commit made stay when the history goes, and the group is listed no more', async () => {
+  await retire('removed', 1000);
+  const kept = join(directory, '.retired', '1000-shop');
+  writeFileSync(join(kept, 'manifest-current'), 'history');
+  mkdirSync(join(kept, 'committed'));
+  writeFileSync(join(kept, 'committed', 'data.raw'), 'in use');
+  expect(await retired.purge(2000)).toEqual(['shop']);
+  expect(readdirSync(kept)).toEqual(['committed']);
+  expect(readdirSync(join(kept, 'committed'))).toEqual(['data.raw']);
+  expect([await retired.list(), await retired.purge(3000)]).toEqual([[], []]);
+});

@@ -17,6 +17,9 @@ const noteSchema = z.object({
 });
 type Note = z.infer<typeof noteSchema>;
 
+/** Of a group that only has disks: what its commit copied them to, which may be in use. */
+const committedName = 'committed';
+
 /** One that has its time. */
 export type KeptGroup = RetiredGroup & { readonly untilMs: number };
 
@@ -62,19 +65,35 @@ export class RetiredGroups {
     await storage.syncDirectory(groups);
   }
 
-  /** Deletes those whose time has passed; returns their names. */
+  /** Deletes the history of those whose time has passed, never disks that a commit made; returns their names. */
   async purge(nowMs: number): Promise<string[]> {
     const over = (await this.#entries()).filter(({ untilMs }) => untilMs <= nowMs);
-    for (const { entry } of over) await this.storage.removeTree(`${this.#directory}/${entry}`);
+    for (const { entry } of over) {
+      const directory = `${this.#directory}/${entry}`;
+      if (!(await this.#hasCommitted(directory))) await this.storage.removeTree(directory);
+      else
+        for (const each of await this.storage.list(directory))
+          if (each !== committedName) await this.storage.removeTree(`${directory}/${each}`);
+    }
     return over.map(({ name }) => name);
+  }
+
+  async #hasCommitted(directory: string): Promise<boolean> {
+    const committed = `${directory}/${committedName}`;
+    return (await this.storage.exists(committed)) && (await this.storage.list(committed)).length > 0;
   }
 
   async #entries(): Promise<{ entry: string; untilMs: number; name: string }[]> {
     if (!(await this.storage.exists(this.#directory))) return [];
-    return (await this.storage.list(this.#directory)).flatMap((entry) => {
+    const entries: { entry: string; untilMs: number; name: string }[] = [];
+    for (const entry of await this.storage.list(this.#directory)) {
       const match = /^(\d+)-(.+)$/.exec(entry);
-      return match?.[2] === undefined ? [] : [{ entry, untilMs: Number(match[1]), name: match[2] }];
-    });
+      const inside = await this.storage.list(`${this.#directory}/${entry}`);
+      // Its history is gone already.
+      const isOver = inside.length === 1 && inside[0] === committedName;
+      if (match?.[2] !== undefined && !isOver) entries.push({ entry, untilMs: Number(match[1]), name: match[2] });
+    }
+    return entries;
   }
 
   async #note(directory: string): Promise<Note | undefined> {
