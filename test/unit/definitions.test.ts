@@ -102,6 +102,50 @@ describe('VM definitions at the target', () => {
     expect(() => intake.arrived(blobOf('three'))).toThrow('not asked for');
   });
 
+  test('that change faster than the target answers: what it asked for always comes, and the newest in the end', async () => {
+    const arrived: string[] = [];
+    const intake = new DefinitionIntake(store(), (state) => setTimeout(() => offers.answered(state), 1));
+    const offers = new DefinitionOffers(() => undefined);
+    offers.connected({
+      sendOffer: (hashes) => intake.offered({ hashes: [...hashes] }),
+      sendDefinition: (blob) => {
+        arrived.push(blob.hash);
+        intake.arrived(blob);
+      },
+    });
+    const blobs = Array.from({ length: 40 }, (_, index) => blobOf(`v${index}`));
+    for (const blob of blobs) {
+      offers.set('vm', blob);
+      await new Promise(setImmediate);
+    }
+    await waitFor('the newest is named', () => offers.named?.['vm'] === blobs.at(-1)!.hash);
+    expect(arrived.length).toBeLessThan(blobs.length);
+    // A second VM is not held up by questions that nobody answered.
+    offers.set('other', blobOf('other'));
+    await waitFor('the other is named', () => offers.named?.['other'] === blobOf('other').hash);
+  });
+
+  test('one that is refused is not offered again before it changes, or the connection does', () => {
+    const offered: string[][] = [];
+    const refusals: string[] = [];
+    const offers = new DefinitionOffers((vm) => refusals.push(vm));
+    const session = {
+      sendOffer: (hashes: readonly string[]) => void offered.push([...hashes]),
+      sendDefinition: () => undefined,
+    };
+    const [first, second] = [blobOf('one'), blobOf('two')];
+    offers.connected(session);
+    offers.set('vm', first);
+    offers.answered({ hash: first.hash, state: 'refused' });
+    offers.set('vm', first);
+    offers.set('vm', second);
+    expect(offered).toEqual([[first.hash], [second.hash]]);
+    offers.answered({ hash: second.hash, state: 'refused', reason: 'full' });
+    offers.connected(session);
+    expect(offered).toEqual([[first.hash], [second.hash], [second.hash]]);
+    expect(refusals).toEqual(['vm', 'vm']);
+  });
+
   test('a frame whose hash does not fit is refused', () => {
     const { hash, content } = blobOf('db');
     const frame = Buffer.concat(encodeDefinition({ hash, content }));

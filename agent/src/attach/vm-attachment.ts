@@ -20,8 +20,8 @@ import type { EventSink } from '../core/events.js';
 import type { AttachVerdict } from '../guard/attach-policy.js';
 import type { Hypervisor, Vm, VmDisk, VmEvent } from '../hypervisor/hypervisor.js';
 import type { Monitor, MonitorEvent } from '../hypervisor/monitor.js';
-import { definitionHash } from '../stream/definitions.js';
 import type { AttachRecord } from './attach-record.js';
+import { DefinitionFollower } from './definition-follower.js';
 import type { DiskAttachment } from './disk-attachment.js';
 import { blockJobs, ownsDisks } from './mirror-job.js';
 
@@ -80,7 +80,7 @@ export class VmAttachment {
   private closing = false;
   private backOffMs = backOffMsMin;
   private inspectAtMs = -Infinity;
-  private definition: string | undefined;
+  private readonly definition: DefinitionFollower;
   /** It was heard to have been migrated, or may have been. */
   private mayHaveLeft = true;
   /** QEMU said that the VM shuts down, before anything was heard of its mirrors. */
@@ -91,6 +91,7 @@ export class VmAttachment {
   constructor(options: VmAttachmentOptions) {
     this.o = options;
     this.disks = options.disks;
+    this.definition = new DefinitionFollower(options);
   }
 
   get vm(): { readonly name: string; readonly uuid: string } {
@@ -133,6 +134,7 @@ export class VmAttachment {
   async close(): Promise<void> {
     this.closing = true;
     this.unwatch?.();
+    this.definition.stop();
     this.kick();
     await this.running;
     await this.letGo('the agent stops').catch(() => undefined);
@@ -257,13 +259,13 @@ export class VmAttachment {
   }
 
   private async giveUp(): Promise<void> {
-    const { group, vm, migration, record } = this.o;
+    const { migration, record } = this.o;
     for (const disk of this.disks) disk.lose('the VM is at another host');
     this.vmGone();
     if (record.releasedUntilMs !== undefined) await record.release(undefined);
     for (const disk of this.disks) await migration?.giveUp(disk);
     this.disks = [];
-    group.setDefinition(vm.name, undefined);
+    this.definition.forget();
     this.unwatch?.();
     this.closing = true;
     this.tell('vm-left', {});
@@ -285,20 +287,12 @@ export class VmAttachment {
 
   /** Looks at disks and definition when it is time, something was heard or is to be attached. Throws `vm-refused`. */
   private async inspect(monitor: Monitor): Promise<void> {
-    const { clock, hypervisor, vm, group } = this.o;
+    const { clock, hypervisor, vm } = this.o;
     const isDue = clock.monotonicMs() >= this.inspectAtMs || this.disks.some(({ attached }) => !attached);
     if (!isDue) return;
     this.inspectAtMs = clock.monotonicMs() + inspectMs[hypervisor.kind];
     if (this.o.selectsAll) await this.follow(await hypervisor.findVm(vm.name), monitor);
-    const definition = await hypervisor.readDefinition(
-      vm,
-      this.disks.map(({ target, name }) => ({ target, disk: name })),
-    );
-    const content = Buffer.from(JSON.stringify(definition));
-    const hash = definitionHash(content);
-    if (hash === this.definition) return;
-    this.definition = hash;
-    group.setDefinition(vm.name, { hash, content });
+    await this.definition.read(this.disks.map(({ target, name }) => ({ target, disk: name })));
   }
 
   /** Disks that were plugged in join the group, those that were taken away leave it. */

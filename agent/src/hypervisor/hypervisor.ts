@@ -63,8 +63,17 @@ export interface Hypervisor {
   monitor(vm: Pick<Vm, 'name' | 'uuid'>): Promise<Monitor>;
   /** The node in QEMU that the guest's device stands on, now. Throws `disk-unknown`. */
   findNode(vm: Pick<Vm, 'name' | 'uuid'>, target: string, monitor: Monitor): Promise<SourceNode>;
-  /** `disks`: which targets belong to the group, and their names there. Throws `vm-refused`. */
-  readDefinition(vm: Pick<Vm, 'name' | 'uuid'>, disks: VmDefinition['disks']): Promise<VmDefinition>;
+  /**
+   * `disks`: which targets belong to the group, and their names there. `known`: the one before, whose firmware variables
+   * stand in while their file is missing or empty. Throws `vm-refused`.
+   */
+  readDefinition(
+    vm: Pick<Vm, 'name' | 'uuid'>,
+    disks: VmDefinition['disks'],
+    known?: VmDefinition,
+  ): Promise<VmDefinition>;
+  /** Tells of the same definition with what its files hold now, well within a second of each change, until stopped. */
+  watchDefinition(definition: VmDefinition, changed: (definition: VmDefinition) => void): () => void;
   /** One that runs is not an error. Throws `vm-unknown`, and what the hypervisor refuses. */
   startVm(vm: Pick<Vm, 'name' | 'uuid'>): Promise<void>;
   /** Asks the guest to shut down; resolves true when it is off, false when it still runs after `graceMs`. */

@@ -4,12 +4,13 @@ import { isTidemarkError, TidemarkError } from '../core/errors.js';
 import { blockDevices, hasAlias } from './block-nodes.js';
 import type { VmDefinition } from './definition.js';
 import { parseDomain, refusalOf, type Domain } from './domain-xml.js';
+import { FileWatch } from './file-watch.js';
 import type { GuestAgent } from './guest-agent.js';
 import type { Hypervisor, SourceNode, Vm, VmEvent, VmState } from './hypervisor.js';
 import { LibvirtGuestAgent } from './libvirt-guest-agent.js';
 import { LibvirtMonitor } from './libvirt-monitor.js';
 import { parseMonitorEvent, parseVmEvent } from './libvirt-events.js';
-import { libvirtDefinition } from './libvirt-definition.js';
+import { definitionFiles, libvirtDefinition } from './libvirt-definition.js';
 import type { Monitor, MonitorEvent } from './monitor.js';
 import type { Virsh } from './virsh.js';
 import { VirshLoop } from './virsh-loop.js';
@@ -113,10 +114,29 @@ export class LibvirtHypervisor implements Hypervisor {
     return { nodeName: device.inserted['node-name'], sizeBytes: device.inserted.image['virtual-size'] };
   }
 
-  async readDefinition({ name, uuid }: VmRef, disks: VmDefinition['disks']): Promise<VmDefinition> {
+  async readDefinition(
+    { name, uuid }: VmRef,
+    disks: VmDefinition['disks'],
+    known?: VmDefinition,
+  ): Promise<VmDefinition> {
     const persistent = /Persistent:\s+yes/.test(await this.#ofVm(uuid, ['dominfo', uuid]));
     const xml = await this.#definition(uuid, persistent ? ['--inactive'] : []);
-    return libvirtDefinition(name, xml, disks);
+    return libvirtDefinition(name, xml, disks, known);
+  }
+
+  watchDefinition(definition: VmDefinition, changed: (definition: VmDefinition) => void): () => void {
+    const files = definitionFiles(definition);
+    if (files.length === 0) return () => undefined;
+    let known = definition;
+    const watch = new FileWatch({
+      ...{ files, clock: this.#clock },
+      read: () => libvirtDefinition(known.name, known.domainXml, known.disks, known),
+      tell: (read) => {
+        known = read;
+        changed(read);
+      },
+    });
+    return () => watch.stop();
   }
 
   async startVm({ uuid }: VmRef): Promise<void> {

@@ -98,6 +98,10 @@ export class QmpHypervisor implements Hypervisor {
     return Promise.resolve({ name, uuid, domainXml: '', disks: [...disks], files: [] });
   }
 
+  watchDefinition(): () => void {
+    return () => undefined;
+  }
+
   /** A monitor ends with its QEMU: whoever started that must do it again. */
   async startVm({ name }: VmRef): Promise<void> {
     if ((await this.findVm(name)).state !== 'off') return;

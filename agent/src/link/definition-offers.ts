@@ -1,6 +1,7 @@
 /**
  * The VM definitions that one link's marks name. A definition is offered when it is new and at every connection, sent when
  * the target wants it, and named from the moment that the target called it stored; until then marks name the one before.
+ * Of one VM only one is on its way: what changes meanwhile is offered, in its newest state, when that one was answered.
  */
 import type { DefinitionBlob } from '../stream/definitions.js';
 import type { DefinitionState } from '../stream/messages.js';
@@ -10,7 +11,11 @@ export class DefinitionOffers {
   private readonly current = new Map<string, DefinitionBlob>();
   /** By VM: the newest hash that this target holds. */
   private readonly stored = new Map<string, string>();
-  private session: Session | undefined;
+  /** By VM: offered on this connection, not yet stored or refused. The target counts on what it asked for. */
+  private readonly offered = new Map<string, DefinitionBlob>();
+  /** By VM: what this connection's target does not take. */
+  private readonly refused = new Map<string, string>();
+  private session: Pick<Session, 'sendOffer' | 'sendDefinition'> | undefined;
 
   constructor(private readonly onRefused: (vm: string, reason: string) => void) {}
 
@@ -26,16 +31,16 @@ export class DefinitionOffers {
       this.stored.delete(vm);
       return;
     }
-    if (this.current.get(vm)?.hash === blob.hash) return;
     this.current.set(vm, blob);
-    this.session?.sendOffer([blob.hash]);
+    this.offerNew();
   }
 
   /** A connection was welcomed: the target may have lost what it had, so all is offered again. */
-  connected(session: Session): void {
+  connected(session: Pick<Session, 'sendOffer' | 'sendDefinition'>): void {
     this.session = session;
-    const hashes = [...new Set([...this.current.values()].map(({ hash }) => hash))];
-    if (hashes.length > 0) session.sendOffer(hashes);
+    this.offered.clear();
+    this.refused.clear();
+    this.offer(() => true);
   }
 
   disconnected(): void {
@@ -44,11 +49,37 @@ export class DefinitionOffers {
 
   /** The target's answer. */
   answered({ hash, state, reason }: DefinitionState): void {
-    const vms = [...this.current].filter(([, blob]) => blob.hash === hash);
+    const vms = [...this.offered].filter(([, blob]) => blob.hash === hash);
     const blob = vms[0]?.[1];
     if (blob === undefined) return;
-    if (state === 'wanted') this.session?.sendDefinition(blob);
-    else if (state === 'stored') for (const [vm] of vms) this.stored.set(vm, hash);
-    else for (const [vm] of vms) this.onRefused(vm, reason ?? 'refused');
+    if (state === 'wanted') {
+      this.session?.sendDefinition(blob);
+      return;
+    }
+    for (const [vm] of vms) {
+      this.offered.delete(vm);
+      if (state === 'stored' && this.current.has(vm)) this.stored.set(vm, hash);
+      if (state !== 'stored') {
+        this.refused.set(vm, hash);
+        this.onRefused(vm, reason ?? 'refused');
+      }
+    }
+    this.offerNew();
+  }
+
+  private offerNew(): void {
+    this.offer(({ hash }, vm) => hash !== this.stored.get(vm));
+  }
+
+  private offer(needed: (blob: DefinitionBlob, vm: string) => boolean): void {
+    const { session } = this;
+    if (session === undefined) return;
+    const hashes = new Set<string>();
+    for (const [vm, blob] of this.current) {
+      if (this.offered.has(vm) || this.refused.get(vm) === blob.hash || !needed(blob, vm)) continue;
+      this.offered.set(vm, blob);
+      hashes.add(blob.hash);
+    }
+    if (hashes.size > 0) session.sendOffer([...hashes]);
   }
 }
