@@ -10,6 +10,8 @@ import { waitFor } from './wait.js';
 /** The configuration but what the laboratory gives: name, certificates, addresses, directories. Default site: `site-NAME`. */
 export type AgentSettings = Partial<Omit<AgentConfigInput, 'agent' | 'tls' | 'listen' | 'dataDirectory' | 'access'>> & {
   readonly env?: Readonly<Record<string, string>>;
+  /** Before the agent's own command: what it runs in. */
+  readonly wrapper?: readonly string[];
   /** Serve NBD over TCP with TLS too, on `addresses.nbd`. */
   readonly nbdTcp?: boolean;
 };
@@ -73,7 +75,7 @@ export class AgentHandle {
   /** Writes the configuration file; a running agent sees it at its next start or SIGHUP. */
   configure(settings: AgentSettings): void {
     this.#settings = settings;
-    const { env: _env, nbdTcp, ...properties } = settings;
+    const { env: _env, wrapper: _wrapper, nbdTcp, ...properties } = settings;
     const pki = (file: string): string => join(this.home.pkiDirectory, file);
     const config: AgentConfigInput = {
       site: `site-${this.name}`,
@@ -99,10 +101,12 @@ export class AgentHandle {
   async start({ timeoutMs = 60_000 } = {}): Promise<void> {
     if (this.isRunning) throw new Error(`${this.name} runs already`);
     const { command, args, env } = this.executable;
+    const own = [command, ...args, 'agent', 'run', '--config', this.configFile];
+    const [first = command, ...line] = [...(this.#settings.wrapper ?? []), ...own];
     const child = this.home.processes.start(
       this.name,
-      command,
-      [...args, 'agent', 'run', '--config', this.configFile],
+      first,
+      line,
       // The memory allocator as in packaging/tidemark-agent.service.
       { env: { MALLOC_ARENA_MAX: '2', ...env, ...this.#settings.env } },
     );

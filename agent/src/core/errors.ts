@@ -92,6 +92,10 @@ export const errorTable = {
     retry: false,
     hint: 'Something else uses the network of the drill; remove it, or choose recovery.testNetwork.',
   },
+  'network-refused': {
+    retry: false,
+    hint: 'A libvirt session (qemu:///session) may make no network: use qemu:///system, or name one that leads nowhere in recovery.testNetwork.',
+  },
   'network-unknown': {
     retry: false,
     hint: 'Create the network on the hypervisor, or map it in recovery.vms[].networks.',

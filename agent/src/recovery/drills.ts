@@ -127,7 +127,9 @@ export class Drills {
           path: `arguments.checks[${index}].vm`,
         });
     await proveNetworks(vms, plan, network);
-    return { ...checked, network };
+    // None is made for VMs without a NIC: not every hypervisor may make one.
+    const isUsed = network !== null && (await vms.networks(plan)).includes(network);
+    return { ...checked, network: isUsed ? network : null };
   }
 
   private async prepare(args: DrillArguments, id: string): Promise<OperationResult> {

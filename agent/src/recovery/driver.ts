@@ -59,7 +59,7 @@ export interface RecoveryDriver {
 
   /** `NAME`: a network of the hypervisor; `bridge:NAME`: a bridge of the host. */
   hasNetwork(name: string): Promise<boolean>;
-  /** A network without forwarding and without an address of the host. Idempotent. */
+  /** A network without forwarding and without an address of the host. Idempotent. Throws `network-refused`. */
   createIsolatedNetwork(name: string): Promise<void>;
   networkFacts(name: string): Promise<NetworkFacts>;
   /** An absent one is not an error. */

@@ -157,7 +157,15 @@ export class LibvirtDriver implements RecoveryDriver {
     if ((await this.activeNetworks()).includes(name)) return;
     // No <forward> and no <ip>: nothing is routed, and the host has no address in it.
     const xml = `<network><name>${name}</name><bridge stp='off' delay='0'/></network>`;
-    await this.withFile(xml, (file) => this.virsh.run(['net-create', file]));
+    try {
+      await this.withFile(xml, (file) => this.virsh.run(['net-create', file]));
+    } catch (cause) {
+      if (!isTidemarkError(cause, 'hypervisor-failed') || !cause.message.includes('Operation not permitted'))
+        throw cause;
+      throw new TidemarkError('network-refused', `Hypervisor ${this.name} may not make a network: ${cause.message}`, {
+        ...{ cause, path: 'recovery.testNetwork' },
+      });
+    }
   }
 
   async networkFacts(name: string): Promise<NetworkFacts> {
