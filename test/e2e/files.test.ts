@@ -81,6 +81,7 @@ async function makeUnclean(file: string): Promise<void> {
     await run('mkfs.xfs', '-q', '-p', lab.path('proto'), xfs);
     const ntfs = makeSparseFile(lab.path('ntfs.img'), 16 * MiB);
     await run('mkntfs', '--quick', '--quiet', '--force', ntfs);
+    await run('ntfscp', '--quiet', '--force', ntfs, join(tree, 'data', 'ä name with spaces'), 'grüße.bin');
     const unclean = lab.path('unclean.img');
     await makeUnclean(unclean);
     const blank = makeSparseFile(lab.path('blank.img'), MiB);
@@ -141,7 +142,12 @@ async function makeUnclean(file: string): Promise<void> {
 
   test('xfs and ntfs', async () => {
     expect(await list('--disk', 'xfs')).toMatchObject([{ name: 'hello', sizeBytes: 13 }]);
-    expect(await files('list', pair.group, '--disk', 'ntfs')).toMatchObject({ code: 0 });
+    expect((await list('--disk', 'ntfs')).find(({ name }) => name === 'grüße.bin')).toMatchObject({
+      sizeBytes: 3 * MiB,
+    });
+    const copy = lab.path('of-ntfs');
+    expect(await files('copy', pair.group, '/grüße.bin', copy, '--disk', 'ntfs')).toMatchObject({ code: 0 });
+    expect(readFileSync(copy).equals(Buffer.alloc(3 * MiB, 7))).toBe(true);
   });
 
   test('an unclean file system replays its journal into the scratch; the checkpoint stays as it was', async () => {

@@ -139,7 +139,7 @@ describe('a VM of a libvirt session', () => {
       writeFileSync(variables, content);
     }
     expect((await namedBytes(Date.now() + seenMs)).readUInt32LE(0)).toBe(last);
-    expect(last).toBeGreaterThan(100);
+    expect(last).toBeGreaterThan(30);
     // Looked at 5 times a second, and once more when quiet.
     expect(readdirSync(directory).length - before).toBeLessThanOrEqual(18);
   }, 60_000);
