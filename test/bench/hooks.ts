@@ -3,7 +3,7 @@
  * PostgreSQL replays. Beside it, of the database's VM while it is not protected, the two usual ways: `virsh snapshot-create-as
  * --disk-only --quiesce`, its overlays committed back, and virtnbdbackup.
  */
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import type { Checkpoint } from '../../agent/src/service/checkpoint-schemas.js';
 import { CommitLog, type Commit } from '../support/commit-log.js';
 import { lookInto } from '../support/exported-application.js';
@@ -61,7 +61,7 @@ export const hooks: Benchmark = {
       const started = await timed(() => virsh.run(['domstate', 'db']));
       beyond.push({
         snapshot: lengthOf(await snapshot(sites, `n${count}`, [])) - lengthOf(started),
-        backup: lengthOf(await backupJob(sites)) - lengthOf(started),
+        backup: lengthOf(await backupJob(sites, count)) - lengthOf(started),
       });
     }
     await sites.source.client.attachVm('db');
@@ -244,9 +244,13 @@ async function backup({ here, lab }: TwoTierSites, count: number): Promise<Span>
   return span;
 }
 
-/** What virtnbdbackup asks of libvirt while the guest is frozen. */
-async function backupJob({ here: { virsh } }: TwoTierSites): Promise<Span> {
-  const span = await timed(() => virsh.run(['backup-begin', 'db'], { timeoutMs: 60_000 }));
+/** What virtnbdbackup asks of libvirt while the guest is frozen: a backup that is read from a socket. */
+async function backupJob({ here: { virsh }, lab }: TwoTierSites, count: number): Promise<Span> {
+  const file = (name: string): string => lab.path(`backup-job-${count}-${name}`);
+  const of = disks.map((disk) => `<disk name='${disk}' type='file'><scratch file='${file(disk)}'/></disk>`);
+  const server = `<server transport='unix' socket='${file('socket')}'/>`;
+  writeFileSync(file('xml'), `<domainbackup mode='pull'>${server}<disks>${of.join('')}</disks></domainbackup>`);
+  const span = await timed(() => virsh.run(['backup-begin', 'db', file('xml')], { timeoutMs: 60_000 }));
   await virsh.run(['domjobabort', 'db']);
   return span;
 }
