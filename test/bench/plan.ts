@@ -114,7 +114,7 @@ export const fullPlan: Plan = {
   mirror: { rounds: 7, bufferBytes: GiB, totalBytes: 384 * MiB, seconds: 2 },
   vmCapture: { rounds: 7, bufferBytes: GiB, seconds: 2, pgbenchSeconds: 6 },
   rto: { diskBytes: 4 * GiB, journalBytes: 1.25 * GiB, checkpointCount: 600, rounds: 5 },
-  hooks: { checkpointCount: 50, redoCount: 7, snapshotCount: 5, crashSeconds: 90 },
+  hooks: { checkpointCount: 50, redoCount: 7, snapshotCount: 3, crashSeconds: 90 },
   reverse: { diskBytes: GiB, rounds: 3 },
   pulumi: { applicationCount: 50, rounds: 5 },
   amplification: { loadBytes: 512 * MiB, loadSeconds: 40, quietSeconds: 70 },
