@@ -13,15 +13,23 @@ export interface LiveFiles {
   readonly views: readonly string[];
 }
 
-const script = `cd "$1" 2>/dev/null || exit 0
-  [ ! -d machines ] || find machines -type f | sed 's/^/committed /'
-  cd groups 2>/dev/null || exit 0
-  for each in */committed/* .retired/*/committed/*; do [ ! -e "$each" ] || printf 'committed groups/%s\\n' "$each"; done
-  for each in */views/*/*; do [ ! -e "$each" ] || printf 'view groups/%s\\n' "$each"; done`;
+/** What cannot be looked at is an error, never nothing. */
+const script = `if [ -e "$2.mount" ]; then sh "$2.mount" "$2" || exit; fi
+  [ -e "$1" ] || exit 0
+  cd "$1" || exit
+  views= committed= machines=
+  if [ -e groups ]; then
+    views=$(find groups -maxdepth 4 -path 'groups/*/views/*/*' ! -path 'groups/.retired/*') || exit
+    committed=$(find groups -maxdepth 4 -path 'groups/*/committed/*') || exit
+  fi
+  if [ -e machines ]; then machines=$(find machines -type f) || exit; fi
+  tell() { printf '%s\n' "$2" | head -n 20 | sed -n "s/^./$1 &/p"; }
+  tell view "$views"; tell committed "$committed"; tell committed "$machines"`;
 const shownCount = 5;
 
-export async function liveFiles(host: Host, dataDirectory: string): Promise<LiveFiles> {
-  const lines = (await sh(host, `looking at ${dataDirectory}`, script, [dataDirectory])).split('\n');
+/** Of each kind at most 40. `mountPoint`: of the journal, mounted first when it has a device of its own; empty: none. */
+export async function liveFiles(host: Host, dataDirectory: string, mountPoint: string): Promise<LiveFiles> {
+  const lines = (await sh(host, `looking at ${dataDirectory}`, script, [dataDirectory, mountPoint])).split('\n');
   const below = (kind: string): string[] =>
     lines.flatMap((line) => (line.startsWith(`${kind} `) ? [`${dataDirectory}/${line.slice(kind.length + 1)}`] : []));
   return { committed: below('committed'), views: below('view') };

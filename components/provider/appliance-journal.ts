@@ -105,9 +105,7 @@ export const targetJournal: ResourceKind = {
 };
 
 async function refuseLost(host: Host, directory: string): Promise<void> {
-  // What is not mounted cannot be looked at.
-  await sh(host, `mounting ${directory}`, 'if [ -e "$1.mount" ]; then sh "$1.mount" "$1"; fi', [directory]);
-  const files = await liveFiles(host, `${directory}/data`);
+  const files = await liveFiles(host, `${directory}/data`, directory);
   refuseDeletion(host, files);
   const hint = 'Roll back, commit or close what is open, or delete the files by hand; forceDestroy does not.';
   refuseLive(host, files.views, 'there are views that VMs may run on', hint);

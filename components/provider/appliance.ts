@@ -19,6 +19,8 @@ import { PartialFailure, type Call, type ResourceKind } from './resource.js';
 import { isUnreachable } from './sites.js';
 import { unknown, type Properties } from './values.js';
 
+const deadWithViews = 'does not answer, and has views that VMs may run on';
+const openViews = 'Start it, and roll back, commit or close what is open; or delete the files by hand.';
 const fixed = ['site', 'agent', 'directory', 'dataDirectory'] as const;
 const why = 'an appliance keeps its name and place; declare another one';
 
@@ -111,15 +113,18 @@ export const appliance: ResourceKind = {
         await call.tell.say('info', `The appliance on ${host.name} stays: it belongs to ${urnOf(found.marker.owner)}.`);
         return;
       }
-      const files = await liveFiles(host, place.dataDirectory);
+      const answers = await refuseUsed(inputs);
       // Data elsewhere are a journal's of its own: never deleted here.
-      if (inputs.forceDestroy && place.dataDirectory === paths(inputs.directory).data) refuseDeletion(host, files);
-      if (!(await refuseUsed(inputs)))
-        refuseLive(
-          host,
-          files.views,
-          `the agent ${inputs.agent} does not answer, and has views that VMs may run on`,
-          'Start it, and roll back, commit or close what is open; or delete the files by hand.',
+      const deletes = inputs.forceDestroy && place.dataDirectory === paths(inputs.directory).data;
+      if (deletes || !answers) {
+        const files = await liveFiles(host, place.dataDirectory, place.mountPoint);
+        if (deletes) refuseDeletion(host, files);
+        if (!answers) refuseLive(host, files.views, `the agent ${inputs.agent} ${deadWithViews}`, openViews);
+      }
+      if (!answers)
+        await call.tell.say(
+          'warning',
+          `The agent ${inputs.agent} does not answer: what it protects is not known. ${deletes ? 'Its data go with it.' : `Its data stay in ${place.dataDirectory}.`}`,
         );
       call.tell.status('removing the agent');
       await uninstall(host, place, inputs.forceDestroy ? 'remove' : 'keep');

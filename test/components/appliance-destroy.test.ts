@@ -5,6 +5,8 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import type { GroupStatus } from '../../agent/src/service/group-schemas.js';
 import type { ViewStatus } from '../../agent/src/service/view-schemas.js';
+import { liveFiles } from '../../components/appliance/live-files.js';
+import { openHost } from '../../components/appliance/open-host.js';
 import { appliance } from '../../components/provider/appliance.js';
 import type { Call } from '../../components/provider/resource.js';
 import { Sites } from '../../components/provider/sites.js';
@@ -64,6 +66,7 @@ describe('destroying an appliance', () => {
   test('its agent is dead and nothing is open: the agent goes, the journals stay unless they are to go', async () => {
     await destroy(false);
     expect(left()).toEqual([false, true]);
+    expect(said.at(-1)).toContain(`does not answer: what it protects is not known. Its data stay in ${root}/data`);
     write('appliance.json', JSON.stringify({ version: 1, owner, agent: 'src-1' }));
     await destroy(true);
     expect(left()).toEqual([false, false]);
@@ -104,5 +107,16 @@ describe('destroying an appliance', () => {
     onlyGroup({ views: await views('browse') });
     await destroy(true, { answers: true });
     expect(left()).toEqual([false, false]);
+  });
+
+  test('what cannot be looked at is not nothing: a journal that cannot be mounted, a directory that is none', async () => {
+    write('data.mount', 'echo no such device >&2; exit 1');
+    await using host = await openHost({ kind: 'this-machine' });
+    await expect(liveFiles(host, at('data'), at('data'))).rejects.toMatchObject({
+      ...{ code: 'host-failed', message: expect.stringContaining('no such device') },
+    });
+    expect(await liveFiles(host, at('nowhere'), '')).toEqual({ committed: [], views: [] });
+    writeFileSync(at('file'), '');
+    await expect(liveFiles(host, at('file'), '')).rejects.toMatchObject({ code: 'host-failed' });
   });
 });
